@@ -1,0 +1,20 @@
+"""Fine-tune MedGemma on the Mac on the desk, with MLX."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load", "load_model"]
+
+if TYPE_CHECKING:
+    from mlx_medlora.lora.load import load, load_model
+
+
+def __getattr__(name: str) -> Any:
+    """Import the two loaders when they are first asked for: MLX takes longer than `--help` may."""
+    if name in ("load", "load_model"):
+        from mlx_medlora.lora import load as loaders
+
+        return getattr(loaders, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

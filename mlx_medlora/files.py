@@ -1,0 +1,121 @@
+"""Files and directories that are complete or absent."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mlx_medlora.errors import InputError, MedloraError
+
+
+def refuse_nonempty(target: Path) -> None:
+    """Raise InputError unless `target` is absent or an empty directory."""
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise InputError("exists and is not a directory", path=target, hint="Choose another --output.")
+    if target.is_dir() and any(target.iterdir()):
+        raise InputError(
+            "the output directory exists and is not empty",
+            path=target,
+            hint="Choose another directory, or remove this one first.",
+        )
+
+
+@contextmanager
+def atomic_directory(target: Path) -> Iterator[Path]:
+    """Yield a new directory beside `target`; rename it to `target` when the block ends well.
+
+    On any exception the new directory is removed and `target` stays as it was.
+    Raises InputError where `target` exists and is not an empty directory or its parent cannot be
+    written, MedloraError where the disk is full.
+    """
+    target = Path(os.path.abspath(target))
+    refuse_nonempty(target)
+    with _plain_os_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    try:
+        with _plain_os_errors(target):
+            yield work
+            sync_tree(work)
+            os.replace(work, target)
+            sync_path(target.parent)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _plain_os_errors(target: Path) -> Iterator[None]:
+    """Turn a full disk or a refused write under `target` into an error for people."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MedloraError(
+                f"no space left on the disk while writing {target}; nothing was kept",
+                hint="Free some space or choose an --output on another disk.",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            reason = os.strerror(error.errno)
+            raise InputError(f"cannot write: {reason}", path=error.filename or target) from error
+        raise
+
+
+def sync_path(path: Path) -> None:
+    """Flush one file's, or one directory's, data to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(root: Path) -> None:
+    """Flush every file and directory under `root` to the disk."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            sync_path(Path(folder) / name)
+        sync_path(Path(folder))
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented UTF-8 JSON with a final newline; NaN is refused (ValueError)."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_jsonl(path: Path, rows: Iterable[object]) -> None:
+    """Write one JSON object a line; NaN is refused (ValueError)."""
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file. Raises InputError (with the line) where it is absent or malformed."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise InputError("no such file", path=path) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 text (byte {error.start})", path=path) from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"not valid JSON: {error.msg}", path=path, line=error.lineno) from error
+    except RecursionError as error:
+        raise InputError("JSON is nested too deeply", path=path) from error

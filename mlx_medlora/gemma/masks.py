@@ -1,0 +1,59 @@
+"""Attention masks for rows that mix text with images.
+
+Source: transformers >= 5.13, `modeling_gemma3.py`, `create_masks_for_vision_model`. Global layers see
+what is causal or in the same image block; sliding layers see the same, but no key further back than
+the window. Padding is never a key. One image never sees a later one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+Mask = mx.array | str | None
+
+
+@dataclass(frozen=True)
+class Masks:
+    """One mask for each kind of layer: boolean (B, 1, L, L) with True = may attend, or "causal"."""
+
+    full_attention: Mask
+    sliding_attention: Mask
+
+
+def image_blocks(token_type_ids: mx.array) -> mx.array:
+    """Number each run of soft tokens in its row from 1; 0 elsewhere. (B, L) -> (B, L) int32."""
+    soft = (token_type_ids == 1).astype(mx.int32)
+    before = mx.pad(soft, [(0, 0), (1, 0)])[:, :-1]
+    return mx.cumsum(soft * (1 - before), axis=1) * soft
+
+
+def make_masks(
+    length: int,
+    window: int,
+    attention_mask: mx.array | None = None,
+    token_type_ids: mx.array | None = None,
+) -> Masks:
+    """Masks for a prefill or training forward of `length` tokens.
+
+    attention_mask (B, L): 1 = token, 0 = padding, on either side. token_type_ids (B, L): 1 = image
+    soft token; None where no row has an image.
+    """
+    if attention_mask is None and token_type_ids is None and length <= window:
+        return Masks("causal", "causal")
+    query, key = mx.arange(length)[:, None], mx.arange(length)[None, :]
+    seen = (key <= query)[None]  # (1, L, L)
+    if token_type_ids is not None:
+        block = image_blocks(token_type_ids)
+        seen = seen | ((block[:, :, None] == block[:, None, :]) & (block[:, :, None] > 0))
+    near = seen & (key > query - window)
+    return Masks(_without_padding(seen, attention_mask), _without_padding(near, attention_mask))
+
+
+def _without_padding(seen: mx.array, attention_mask: mx.array | None) -> mx.array:
+    """Drop padded keys; each position keeps itself, since a row that sees nothing would be NaN."""
+    if attention_mask is not None:
+        itself = mx.eye(seen.shape[-1], dtype=mx.bool_)[None]
+        seen = (seen & attention_mask.astype(mx.bool_)[:, None, :]) | itself
+    return seen[:, None]

@@ -1,0 +1,154 @@
+"""Gemma 3 as MedGemma uses it: images and text, or text alone.
+
+The parameter tree keeps the published names. Letters: B rows, L tokens, N images, T soft tokens an
+image, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+from mlx import nn
+
+from mlx_medlora.gemma.cache import Cache
+from mlx_medlora.gemma.config import ModelConfig
+from mlx_medlora.gemma.masks import make_masks
+from mlx_medlora.gemma.text import TextStack
+from mlx_medlora.gemma.vision import Projector, VisionTower
+
+
+class Base(nn.Module):
+    """What the image+text and the text-only model share. Subclasses give `text`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def text(self) -> TextStack:
+        """The text stack, wherever the published names put it."""
+        raise NotImplementedError
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """The dtype that hidden states are computed in."""
+        return self.text.norm.weight.dtype
+
+    def __call__(
+        self,
+        input_ids: mx.array,
+        pixel_values: mx.array | None = None,
+        attention_mask: mx.array | None = None,
+        token_type_ids: mx.array | None = None,
+    ) -> mx.array:
+        """Logits (B, L, V); arguments and meaning are those of transformers' Gemma 3.
+
+        input_ids (B, L) int; pixel_values (N, 3, H, W) in reading order of the images;
+        attention_mask (B, L) 1 = token, with left or right padding; token_type_ids (B, L) 1 = image
+        soft token, derived from input_ids where absent.
+        Raises ValueError where the soft tokens and the images do not match.
+        """
+        input_ids = mx.array(input_ids)
+        soft = input_ids == self.config.image_token_id
+        self._check_images(int(soft.sum()), pixel_values)
+        if token_type_ids is None and pixel_values is not None:
+            token_type_ids = soft.astype(mx.int32)
+        features = None if pixel_values is None else self.image_features(mx.array(pixel_values))
+        hidden = self.hidden(self.embed(input_ids, features), attention_mask, token_type_ids)
+        return self.head(hidden)
+
+    def _check_images(self, soft_tokens: int, pixel_values: mx.array | None) -> None:
+        images = 0 if pixel_values is None else pixel_values.shape[0]
+        per_image = self.config.mm_tokens_per_image
+        if soft_tokens != images * per_image:
+            raise ValueError(
+                f"input_ids hold {soft_tokens} image soft tokens, but {images} image(s) of {per_image} were given"
+            )
+
+    def image_features(self, pixel_values: mx.array) -> mx.array:
+        """(N, 3, H, W) pixels -> (N, T, D) soft tokens. Raises ValueError: a text-only model sees no images."""
+        raise ValueError("this is a text-only model: it cannot look at images")
+
+    def embed(self, input_ids: mx.array, features: mx.array | None = None) -> mx.array:
+        """Embed (B, L) ids; soft tokens take `features`, (N, T, D) or (N * T, D), in reading order."""
+        soft = input_ids == self.config.image_token_id
+        x = self.text.embed(mx.where(input_ids < self.config.text.vocab_size, input_ids, 0))
+        if features is None:
+            return x
+        flat = features.reshape(-1, features.shape[-1]).astype(x.dtype)
+        order = mx.cumsum(soft.reshape(-1).astype(mx.int32)).reshape(soft.shape) - 1  # (B, L)
+        return mx.where(soft[..., None], flat[mx.clip(order, 0, flat.shape[0] - 1)], x)
+
+    def hidden(
+        self,
+        embeddings: mx.array,
+        attention_mask: mx.array | None = None,
+        token_type_ids: mx.array | None = None,
+        cache: Cache | None = None,
+    ) -> mx.array:
+        """(B, L, D) embeddings -> (B, L, D) hidden states after the final norm.
+
+        With a cache that already holds tokens, L must be 1: the prompt goes in as one piece.
+        """
+        if cache is not None and cache.length:
+            if embeddings.shape[1] != 1:
+                raise ValueError("a cache that holds a prompt takes one token at a time")
+            return self.text(embeddings, cache.decode_masks(), cache)
+        window = self.config.text.sliding_window
+        masks = make_masks(embeddings.shape[1], window, attention_mask, token_type_ids)
+        return self.text(embeddings, masks, cache)
+
+    def head(self, hidden: mx.array) -> mx.array:
+        """(..., D) hidden states -> (..., V) logits."""
+        return self.text.head(hidden)
+
+
+class LanguageModel(nn.Module):
+    """A holder that gives the published name `language_model.model`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.model = TextStack(config.text)
+
+
+class Gemma3(Base):
+    """`Gemma3ForConditionalGeneration`: SigLIP tower, projector, text stack."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        if config.vision is None:
+            raise ValueError("this configuration has no vision tower: use Gemma3Text")
+        self.vision_tower = VisionTower(config.vision)
+        self.multi_modal_projector = Projector(
+            config.vision, config.text.hidden_size, config.mm_tokens_per_image
+        )
+        self.language_model = LanguageModel(config)
+
+    @property
+    def text(self) -> TextStack:
+        return self.language_model.model
+
+    def image_features(self, pixel_values: mx.array) -> mx.array:
+        """(N, 3, H, W) pixels -> (N, T, D) soft tokens. Raises ValueError for another image size."""
+        vision = self.config.vision
+        assert vision is not None
+        expected = (vision.num_channels, vision.image_size, vision.image_size)
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
+            raise ValueError(f"pixel_values are {tuple(pixel_values.shape)}; expected (N, {expected})")
+        return self.multi_modal_projector(self.vision_tower(pixel_values))
+
+
+class Gemma3Text(Base):
+    """`Gemma3ForCausalLM`: the text stack alone, as in medgemma-27b-text-it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.model = TextStack(config.text)
+
+    @property
+    def text(self) -> TextStack:
+        return self.model
+
+
+def build(config: ModelConfig) -> Gemma3 | Gemma3Text:
+    """An untrained model of the configuration's kind."""
+    return Gemma3Text(config) if config.text_only else Gemma3(config)

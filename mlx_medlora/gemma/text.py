@@ -1,0 +1,122 @@
+"""Gemma 3's text stack.
+
+Letters: B rows, L tokens, K keys, D width, H heads, G key/value heads, E = head_dim, V vocabulary.
+Source: transformers' `modeling_gemma3.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from mlx_medlora.gemma.cache import Cache
+from mlx_medlora.gemma.config import LayerType, TextConfig
+from mlx_medlora.gemma.masks import Mask, Masks
+from mlx_medlora.gemma.norms import RMSNorm
+from mlx_medlora.gemma.rope import Table, rotary_table, rotate
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with normalised queries and keys."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim = config.head_dim
+        self.scale = config.query_pre_attn_scalar**-0.5
+        width, bias = config.hidden_size, config.attention_bias
+        self.q_proj = nn.Linear(width, self.heads * self.head_dim, bias=bias)
+        self.k_proj = nn.Linear(width, self.groups * self.head_dim, bias=bias)
+        self.v_proj = nn.Linear(width, self.groups * self.head_dim, bias=bias)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, width, bias=bias)
+        self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
+        self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
+
+    def __call__(self, x: mx.array, table: Table, mask: Mask, cache: Any = None) -> mx.array:
+        """(B, L, D) -> (B, L, D)."""
+        rows, length, _ = x.shape
+        q = self.q_proj(x).reshape(rows, length, self.heads, self.head_dim).transpose(0, 2, 1, 3)
+        k = self.k_proj(x).reshape(rows, length, self.groups, self.head_dim).transpose(0, 2, 1, 3)
+        v = self.v_proj(x).reshape(rows, length, self.groups, self.head_dim).transpose(0, 2, 1, 3)
+        q, k = rotate(self.q_norm(q), table), rotate(self.k_norm(k), table)  # (B, H, L, E), (B, G, L, E)
+        if cache is not None:
+            k, v = cache.update_and_fetch(k, v)  # (B, G, K, E)
+        out = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask)
+        return self.o_proj(out.transpose(0, 2, 1, 3).reshape(rows, length, -1))
+
+
+class MLP(nn.Module):
+    """Gated MLP with the tanh form of GELU."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.down_proj(nn.gelu_approx(self.gate_proj(x)) * self.up_proj(x))
+
+
+class DecoderLayer(nn.Module):
+    """Attention and MLP, each normalised before and after, each with its residual."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        width, eps = config.hidden_size, config.rms_norm_eps
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(width, eps)
+        self.post_attention_layernorm = RMSNorm(width, eps)
+        self.pre_feedforward_layernorm = RMSNorm(width, eps)
+        self.post_feedforward_layernorm = RMSNorm(width, eps)
+
+    def __call__(self, x: mx.array, table: Table, mask: Mask, cache: Any = None) -> mx.array:
+        """(B, L, D) -> (B, L, D)."""
+        attended = self.self_attn(self.input_layernorm(x), table, mask, cache)
+        x = x + self.post_attention_layernorm(attended)
+        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+
+
+class TextStack(nn.Module):
+    """Embedding, decoder layers and final norm; the head is the embedding, held once."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = [DecoderLayer(config) for _ in range(config.num_hidden_layers)]
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def embed(self, input_ids: mx.array) -> mx.array:
+        """(B, L) ids -> (B, L, D), scaled by sqrt(D) rounded to the embedding's dtype, as published."""
+        x: mx.array = self.embed_tokens(input_ids)
+        return x * mx.array(self.config.hidden_size**0.5).astype(x.dtype)
+
+    def __call__(self, x: mx.array, masks: Masks, cache: Cache | None = None) -> mx.array:
+        """(B, L, D) embeddings -> (B, L, D) hidden states after the final norm."""
+        length = x.shape[1]
+        offset = 0 if cache is None else cache.length
+        tables = {kind: self.rotary(kind, offset, length) for kind in set(self.config.layer_types)}
+        for index, layer in enumerate(self.layers):
+            kind = self.config.layer_types[index]
+            mask = masks.full_attention if kind == "full_attention" else masks.sliding_attention
+            x = layer(x, tables[kind], mask, None if cache is None else cache.layers[index])
+        if cache is not None:
+            cache.length += length
+        return self.norm(x)
+
+    def rotary(self, kind: LayerType, offset: int, length: int) -> Table:
+        """The rotary table of one kind of layer: each has its own base, and only global ones a factor."""
+        config = self.config
+        if kind == "full_attention":
+            return rotary_table(offset, length, config.head_dim, config.rope_theta, config.rope_factor)
+        return rotary_table(offset, length, config.head_dim, config.rope_local_theta, 1.0)
+
+    def head(self, hidden: mx.array) -> mx.array:
+        """(..., D) hidden states -> (..., V) logits."""
+        logits: mx.array = self.embed_tokens.as_linear(hidden)
+        cap = self.config.final_logit_softcapping
+        return logits if cap is None else mx.tanh(logits / cap) * cap
