@@ -1,1 +1,1 @@
-"""."""
+"""Clinical cases: the row's schema, the dataset directory, images, phantoms and preparation."""

@@ -1,1 +1,1 @@
-"""."""
+"""Answers become evidence: scoring, generation, parsing, metrics with their intervals."""

@@ -108,6 +108,8 @@ def published(config: dict[str, Any]) -> dict[str, Any]:
     """The hub's form of a dumped ModelConfig (see `config.published_config`)."""
     text, vision = dict(config["text"]), config["vision"]
     factor, local = text.pop("rope_factor"), text.pop("rope_local_theta")
+    if (scalar := text["query_pre_attn_scalar"]) == int(scalar):
+        text["query_pre_attn_scalar"] = int(scalar)  # transformers refuses 256.0
     text |= {
         "model_type": "gemma3_text",
         "hidden_activation": ACTIVATION,

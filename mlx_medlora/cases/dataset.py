@@ -1,0 +1,103 @@
+"""A dataset directory: `train.jsonl`, `val.jsonl`, perhaps `test.jsonl`, and the images they name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from mlx_medlora.cases.rows import read_jsonl
+from mlx_medlora.cases.schema import Case, parse_case
+from mlx_medlora.errors import InputError
+from mlx_medlora.files import sha256
+
+SPLITS = ("train", "val", "test")
+
+_HINT = "Make a dataset directory with: mlx-medlora prepare CASES --images DIR --output DIR"
+
+
+class Dataset:
+    """Reads a prepared dataset; every row is checked as it is read."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._real_root = root.resolve()
+
+    @classmethod
+    def open(cls, directory: str | Path) -> Dataset:
+        """Open a dataset directory. Raises InputError where it is none or has no split."""
+        root = Path(directory)
+        if not root.exists():
+            raise InputError("no such dataset directory", path=root, hint=_HINT)
+        if not root.is_dir():
+            raise InputError("a dataset is a directory, this is a file", path=root, hint=_HINT)
+        dataset = cls(root)
+        if not dataset.splits():
+            names = ", ".join(f"{split}.jsonl" for split in SPLITS)
+            raise InputError(f"not a dataset directory: it has none of {names}", path=root, hint=_HINT)
+        return dataset
+
+    def splits(self) -> tuple[str, ...]:
+        """The splits that are there, in the order train, val, test."""
+        return tuple(split for split in SPLITS if self._file(split).is_file())
+
+    def cases(self, split: str) -> list[Case]:
+        """All cases of one split, in the file's order.
+
+        Raises InputError, with file and line, for an unknown or empty split, bad JSON, a wrong or unknown
+        field, a repeated id, and an image that is missing or lies outside the dataset.
+        """
+        if split not in self.splits():
+            hint = f"Splits of this dataset: {', '.join(self.splits())}."
+            raise InputError(f"the dataset has no split {split!r}", path=self.root, hint=hint)
+        path = self._file(split)
+        cases: list[Case] = []
+        lines: dict[str, int] = {}
+        for line, row in read_jsonl(path):
+            case = parse_case(row, path, line)
+            if case.id in lines:
+                message = f"the id {case.id!r} was used on line {lines[case.id]} already"
+                raise InputError(message, path=path, line=line, hint="Give every case its own id.")
+            lines[case.id] = line
+            self.image_files(case)
+            cases.append(case)
+        if not cases:
+            raise InputError(f"the split {split!r} is empty", path=path, hint=_HINT)
+        return cases
+
+    def image_files(self, case: Case) -> tuple[Path, ...]:
+        """The case's images as absolute paths, in reading order.
+
+        Raises InputError for one that is missing or lies outside the dataset, through a link as well.
+        """
+        return tuple(self._image(case, relative) for relative in case.image_paths)
+
+    def fingerprint(self, split: str) -> str:
+        """SHA-256 (hex) over the split's rows and its images' bytes; the directory's place has no part."""
+        digest = hashlib.sha256()
+        known: dict[Path, str] = {}
+        for case in self.cases(split):
+            digest.update(json.dumps(case.row(), sort_keys=True, ensure_ascii=False).encode() + b"\n")
+            for image in self.image_files(case):
+                if image not in known:
+                    known[image] = sha256(image)
+                digest.update(known[image].encode())
+        return digest.hexdigest()
+
+    def _image(self, case: Case, relative: str) -> Path:
+        try:
+            image = (self._real_root / relative).resolve()
+            exists = image.is_file()
+        except (OSError, RuntimeError):  # a name too long, a loop of links
+            image, exists = self._real_root, False
+        place = self.root / case.where.rsplit(":", 1)[0] if case.line else self.root
+        if not image.is_relative_to(self._real_root):
+            message = f"the image {relative!r} lies outside the dataset directory"
+            raise InputError(message, path=place, line=case.line)
+        if not exists:
+            message = f"the image {relative!r} of case {case.id!r} does not exist"
+            raise InputError(message, path=place, line=case.line)
+        return image
+
+    def _file(self, split: str) -> Path:
+        return self.root / f"{split}.jsonl"

@@ -1,0 +1,1 @@
+"""One module for each modality: `draw(finding, rng, size)` returns one phantom image."""

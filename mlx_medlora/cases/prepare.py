@@ -1,0 +1,154 @@
+"""From a table and its images, or from nothing, to a dataset directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mlx_medlora.cases import phantoms
+from mlx_medlora.cases.card import INSTRUCTION, Label
+from mlx_medlora.cases.image_folder import ImageFolder, copy_images, unique_names
+from mlx_medlora.cases.schema import Case, Metadata
+from mlx_medlora.cases.splitting import Keys, assign, split_sizes
+from mlx_medlora.cases.statistics import Statistics
+from mlx_medlora.cases.table import SourceCase, read_table
+from mlx_medlora.cases.vignettes import vignette
+from mlx_medlora.cases.writing import IMAGES, write_dataset
+from mlx_medlora.errors import InputError
+from mlx_medlora.files import refuse_nonempty
+
+Cell = tuple[str, bool, Label]  # modality, whether the image has a finding, label
+Drawing = Callable[[], Image.Image]
+
+_LABELS: tuple[Label, ...] = ("CORRECT", "ERROR")
+CELLS: tuple[Cell, ...] = tuple(product(phantoms.MODALITIES, (True, False), _LABELS))
+
+_TABLE_README = """# Prepared cases
+
+Each row has an instruction, the case's text, the answer and its images. Cases of one patient are all in one
+split. Images are copied as they were: check that neither pixels nor file headers name a patient before
+this directory leaves your machine.
+"""
+
+_PHANTOM_README = """# Phantom cases
+
+The images are drawings made by a program, and the cases were put together from phrases. They show and test
+the way from cases to a trained adapter. They are not clinical data, and nothing learned from them may guide
+care. No image is in two splits.
+"""
+
+
+class PreparedDataset(Statistics):
+    """What was written, and where."""
+
+    output: Path
+
+
+def prepare_table(
+    cases_file: Path,
+    images_dir: Path | None,
+    output: Path,
+    *,
+    val: float = 0.2,
+    test: float = 0.0,
+    seed: int = 0,
+) -> PreparedDataset:
+    """Turn a CSV, JSON or JSON Lines table and a folder of images into a dataset directory.
+
+    `val` and `test` are shares below 1, or counts. Cases of one patient, or of one image, stay in one split.
+    Raises InputError, listing all bad rows with their lines, and then writes nothing.
+    """
+    refuse_nonempty(output)
+    folder = ImageFolder(images_dir)
+    sources = read_table(cases_file, folder.find)
+    sides = _sides(sources, folder, split_sizes(len(sources), {"val": val, "test": test}), seed)
+    names = unique_names(path for source in sources for path in source.images)
+    splits: dict[str, list[Case]] = {side: [] for side in ("train", "val", "test") if side in sides}
+    for source, side in zip(sources, sides, strict=True):
+        splits[side].append(_renamed(source, names))
+    counts = write_dataset(output, splits, lambda directory: copy_images(names, directory), _TABLE_README)
+    return PreparedDataset(**counts.model_dump(), output=output)
+
+
+def prepare_phantoms(
+    n: int, output: Path, *, val: float = 0.2, test: float = 0.0, seed: int = 0, size: int = 224
+) -> PreparedDataset:
+    """Write a dataset of `n` phantom cases in all, each with its own image of `size` pixels a side.
+
+    `val` and `test` are shares below 1, or counts. Every split holds each modality, with and without a
+    finding, right and wrong, equally often (within one). The same seed gives the same dataset.
+    """
+    if n < 1:
+        raise InputError(f"the number of phantoms must be at least 1, not {n}")
+    refuse_nonempty(output)
+    rng = np.random.default_rng([seed, 0])
+    sizes = split_sizes(n, {"val": val, "test": test})
+    cells = {side: balanced_cells(count, rng) for side, count in sizes.items()}
+    splits: dict[str, list[Case]] = {side: [] for side in sizes}
+    drawings: list[Drawing] = []
+    for side, cell in ((side, cell) for side, held in cells.items() for cell in held):
+        case, drawing = phantom_case(cell, len(drawings), seed, size)
+        splits[side].append(case)
+        drawings.append(drawing)
+
+    def write_images(directory: Path) -> None:
+        directory.mkdir()
+        for case, drawing in zip((case for held in splits.values() for case in held), drawings, strict=True):
+            drawing().save(directory / str(case.image_file))
+
+    counts = write_dataset(output, splits, write_images, _PHANTOM_README)
+    return PreparedDataset(**counts.model_dump(), output=output)
+
+
+def phantom_case(cell: Cell, index: int, seed: int, size: int = 224) -> tuple[Case, Drawing]:
+    """Case `index` of a phantom set, and the function that draws its image; both depend on `seed` alone."""
+    modality, finding, label = cell
+    words = vignette(modality, finding, label, np.random.default_rng([seed, 1, index]))
+    name = f"{modality}_{index + 1:05d}"
+    known = {"modality": modality, "error_type": words.error_type, "severity": words.severity}
+    case = Case(
+        id=name,
+        instruction=INSTRUCTION,
+        input=words.input,
+        output=words.output,
+        image_file=f"{name}.png",
+        image_path=f"{IMAGES}/{name}.png",
+        metadata=Metadata.model_validate({**known, "phantom": True, "image_has_finding": finding}),
+    )
+    return case, lambda: phantoms.draw(modality, finding, np.random.default_rng([seed, 2, index]), size)
+
+
+def balanced_cells(count: int, rng: np.random.Generator) -> list[Cell]:
+    """`count` kinds of case in seeded order, each as often as any other within one."""
+    turns = -(-count // len(CELLS))
+    return [CELLS[index] for _ in range(turns) for index in rng.permutation(len(CELLS))][:count]
+
+
+def _sides(sources: Sequence[SourceCase], folder: ImageFolder, sizes: dict[str, int], seed: int) -> list[str]:
+    """The split of each case. Where one image serves nearly all cases, only patients are kept apart."""
+    strata = [(source.case.metadata.modality, source.case.label) for source in sources]
+    patients: list[Keys] = [
+        frozenset({f"patient {source.case.patient_id}"} if source.case.patient_id else ())
+        for source in sources
+    ]
+    images = [frozenset(f"image {folder.digest(path)}" for path in source.images) for source in sources]
+    both = [own | shown for own, shown in zip(patients, images, strict=True)]
+    try:
+        return assign(strata, both, sizes, seed)
+    except InputError:
+        return assign(strata, patients, sizes, seed)
+
+
+def _renamed(source: SourceCase, names: dict[Path, str]) -> Case:
+    """The case with its images' places in the dataset."""
+    files = [names[path] for path in source.images]
+    if not files:
+        return source.case
+    paths = [f"{IMAGES}/{name}" for name in files]
+    single = len(files) == 1
+    update = {"image_file": files[0] if single else files, "image_path": paths[0] if single else paths}
+    return source.case.model_copy(update=update)

@@ -1,0 +1,72 @@
+"""The command `mlx-medlora`. Commands import what is heavy only when they run: --help stays quick."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from mlx_medlora import __version__
+from mlx_medlora.cli import convert, demo, doctor, errors, eval, generate, prepare, train
+from mlx_medlora.cli.options import examples
+from mlx_medlora.cli.output import out
+
+app = typer.Typer(
+    name="mlx-medlora",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        "mlx-medlora demo --output demo",
+        "mlx-medlora convert google/medgemma-4b-it models/medgemma-4b --bits 4",
+        "mlx-medlora train --model models/medgemma-4b --data lora_training --output adapters/first",
+    ),
+)
+
+for group in (demo, convert, prepare, train, eval, generate, doctor):
+    group.add_to(app)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"mlx-medlora {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version."),
+    ] = False,
+) -> None:
+    """Fine-tune MedGemma with LoRA to detect clinical errors, and measure what it learned.
+
+    Research tool, not a medical device.
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line (sys.argv's where None), say any error, return the exit status."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        status = app(args=given or ["--help"], prog_name="mlx-medlora", standalone_mode=False)
+    except (Exception, KeyboardInterrupt) as error:
+        return errors.say(error)
+    finally:
+        out.reset()
+    if status == errors.INTERRUPTED:  # Typer turns Ctrl-C into this status
+        return errors.say(KeyboardInterrupt())
+    return status if isinstance(status, int) else 0
+
+
+def main() -> None:
+    """The console script's entry."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

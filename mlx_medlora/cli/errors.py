@@ -1,0 +1,94 @@
+"""One table from what went wrong to what a person reads, what to do next and the exit status."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from typer import Abort, TyperException
+
+from mlx_medlora.errors import MedloraError
+
+DEBUG = "MEDLORA_DEBUG"
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is said: the message, a hint or None, the exit status."""
+
+    message: str
+    hint: str | None
+    status: int
+
+
+def _medlora(error: MedloraError) -> Report:
+    return Report(str(error), error.hint, error.exit_code)
+
+
+def _usage(error: TyperException) -> Report:
+    context = getattr(error, "ctx", None)
+    command = "mlx-medlora" if context is None else context.command_path
+    return Report(error.format_message(), f"`{command} --help` shows every option.", error.exit_code)
+
+
+def _os(error: OSError) -> Report:
+    reason = error.strerror or str(error)
+    place = "" if error.filename is None else f"{error.filename}: "
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Report(f"{place}{reason}", "Free some space, or choose an --output on another disk.", 1)
+    if error.filename is not None and error.errno in _INPUT:
+        return Report(f"{place}{reason}", "Check the path and its permissions.", 2)
+    return _unexpected(error)
+
+
+_INPUT = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.ELOOP)
+
+
+def _memory(error: MemoryError) -> Report:
+    return Report("out of memory", "Use a smaller --batch-size, or convert the model with --bits 4.", 1)
+
+
+def _interrupt(error: BaseException) -> Report:
+    return Report("interrupted", None, INTERRUPTED)
+
+
+def _unexpected(error: BaseException) -> Report:
+    text = " ".join(str(error).split()) or "no message"
+    hint = f"Run it again with {DEBUG}=1 to see where, and report it with that output."
+    return Report(f"internal error: {type(error).__name__}: {text}", hint, 1)
+
+
+# The first type that matches speaks.
+TABLE: tuple[tuple[type[BaseException], Callable[..., Report]], ...] = (
+    (MedloraError, _medlora),
+    (TyperException, _usage),
+    (KeyboardInterrupt, _interrupt),
+    (Abort, _interrupt),
+    (MemoryError, _memory),
+    (OSError, _os),
+    (Exception, _unexpected),
+)
+
+
+def report(error: BaseException) -> Report:
+    """What the table says about `error`; SystemExit and the like are raised again."""
+    for kind, describe in TABLE:
+        if isinstance(error, kind):
+            return describe(error)
+    raise error
+
+
+def say(error: BaseException) -> int:
+    """Print the report on `error` to stderr, its traceback first where asked for; return the status."""
+    found = report(error)
+    if os.environ.get(DEBUG):
+        traceback.print_exception(error, file=sys.stderr)
+    print(f"Error: {found.message}", file=sys.stderr)
+    if found.hint:
+        print(f"Hint: {found.hint}", file=sys.stderr)
+    return found.status

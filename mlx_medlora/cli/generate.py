@@ -1,0 +1,58 @@
+"""`generate`: one prompt, with or without images, one answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlx_medlora.cli.options import Adapter, Json, Model, examples
+from mlx_medlora.cli.output import out
+
+EXAMPLES = examples(
+    'mlx-medlora generate --model models/medgemma-4b --image chest.png --prompt "Describe this X-ray."',
+    'mlx-medlora generate --model models/medgemma-4b --adapter adapters/first --prompt "..." --max-tokens 64',
+    'mlx-medlora generate --model tiny-medgemma --image a.png --image b.png --prompt "What has changed?"',
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register this file's command."""
+    app.command("generate", epilog=EXAMPLES)(generate)
+
+
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Option(help="What to ask; `-` reads it from stdin.")],
+    image: Annotated[
+        list[Path] | None, typer.Option(help="An image file; may be given several times.", metavar="FILE")
+    ] = None,
+    adapter: Adapter = None,
+    system: Annotated[str, typer.Option(help="Instruction put before the prompt.")] = "",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the sampling, where --temperature is above 0.")] = 0,
+    json: Json = False,
+) -> None:
+    """Answer one prompt about any number of images. Research tool, not a medical device."""
+    out.use_json(json)
+    from mlx_medlora.evaluation.single import answer_one
+    from mlx_medlora.gemma.processor import Encoder
+    from mlx_medlora.lora.load import load
+
+    text = typer.get_text_stream("stdin").read() if prompt == "-" else prompt
+    network, processor = load(model, adapter)
+    answer = answer_one(
+        network,
+        Encoder(processor, network.config),
+        text,
+        images=image or [],
+        system=system,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    out.result({"text": answer.text, "tokens": answer.tokens, "finished": answer.finished}, answer.text)
+    if not answer.finished:
+        out.warning(f"stopped after {max_tokens} tokens, before the answer ended: raise --max-tokens")

@@ -1,0 +1,91 @@
+"""`prepare`: a table of cases and an images folder, or drawn phantoms, become a dataset directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlx_medlora.cli.options import Json, Output, examples
+from mlx_medlora.cli.output import out
+from mlx_medlora.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mlx_medlora.cases.statistics import Statistics
+
+EXAMPLES = examples(
+    "mlx-medlora prepare cases.csv --images scans/ --output my_dataset",
+    "mlx-medlora prepare cases.jsonl --images scans/ --output my_dataset --val 0.2 --test 0.1 --seed 7",
+    "mlx-medlora prepare --phantoms 600 --test 200 --output phantoms",
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register this file's command."""
+    app.command("prepare", epilog=EXAMPLES)(prepare)
+
+
+def prepare(
+    output: Output,
+    cases: Annotated[
+        Path | None, typer.Argument(metavar="[CASES]", help="CSV, JSON or JSONL file of cases.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder that the table's image names are relative to.", metavar="DIR")
+    ] = None,
+    phantoms: Annotated[
+        int | None, typer.Option(min=1, help="Draw this many phantom cases instead of reading CASES.")
+    ] = None,
+    val: Annotated[
+        float, typer.Option(min=0.0, help="Cases for validation: a share below 1, or how many.")
+    ] = 0.2,
+    test: Annotated[
+        float, typer.Option(min=0.0, help="Cases held out for a test: a share below 1, or how many.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split, and of the phantoms.")] = 0,
+    json: Json = False,
+) -> None:
+    """Turn a table of cases and images into a dataset.
+
+    Checks every row and image, splits the cases and writes statistics.
+
+    Columns of a table: id, modality, image, age, gender, finding, treatment, label (ERROR or CORRECT), and
+    where known error_type, severity, patient_id. No patient is in two splits.
+    """
+    out.use_json(json)
+    _check(cases, images, phantoms)
+    from mlx_medlora.cases.prepare import prepare_phantoms, prepare_table
+
+    if cases is not None:
+        made = prepare_table(cases, images, output, val=val, test=test, seed=seed)
+    else:
+        made = prepare_phantoms(phantoms or 0, output, val=val, test=test, seed=seed)
+    out.result(made.model_dump(mode="json"), _table(made), f"Wrote {output}")
+
+
+def _check(cases: Path | None, images: Path | None, phantoms: int | None) -> None:
+    """Refuse flags that contradict each other, by their names."""
+    if (cases is None) == (phantoms is None):
+        raise InputError(
+            "give either CASES or --phantoms" if cases is None else "CASES and --phantoms exclude each other",
+            hint="`mlx-medlora prepare --help` shows both ways.",
+        )
+    if phantoms is not None and images is not None:
+        raise InputError("--images goes with CASES: phantoms are drawn", hint="Leave --images out.")
+
+
+def _table(made: Statistics) -> Table:
+    """How many cases of which kind are in each split."""
+    from rich.table import Table
+
+    table = Table()
+    for column in ("split", "cases", "images", "ERROR", "CORRECT", "modalities"):
+        table.add_column(column)
+    for name, counts in made.splits.items():
+        kinds = ", ".join(f"{modality} {n}" for modality, n in counts.modality.items())
+        labels = (str(counts.label[label]) for label in ("ERROR", "CORRECT"))
+        table.add_row(name, str(counts.cases), str(counts.images), *labels, kinds)
+    return table

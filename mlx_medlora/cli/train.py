@@ -1,0 +1,133 @@
+"""`train`: a dataset and a base become an adapter. Flags and YAML keys come from TrainSettings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlx_medlora.cli.options import Data, Json, Model, examples
+from mlx_medlora.cli.output import out
+from mlx_medlora.cli.settings_flags import collect, flags_from
+from mlx_medlora.errors import InputError
+from mlx_medlora.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from mlx_medlora.training.dry_run import DryRun
+    from mlx_medlora.training.record import RunRecord
+    from mlx_medlora.training.run import Validation
+
+EXAMPLES = examples(
+    "mlx-medlora train --model models/medgemma-4b --data lora_training --output adapters/first",
+    "mlx-medlora train --model tiny-medgemma --data lora_training --output adapters/tiny --lr 2e-3",
+    "mlx-medlora train --model models/medgemma-4b --data cases --output adapters/b --config recipe.yaml",
+    "mlx-medlora train --model models/medgemma-4b --data lora_training --dry-run",
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register this file's command."""
+    app.command("train", epilog=EXAMPLES)(train)
+
+
+@flags_from(TrainSettings)
+def train(
+    model: Model,
+    data: Data,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Adapter directory to write; must not exist or be empty.", metavar="DIR"),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of the options below; flags given here win.", metavar="F.yaml"),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Load, tokenise, run one step, show what is supervised; write nothing."
+        ),
+    ] = False,
+    json: Json = False,
+    **flags: Any,
+) -> None:
+    """Train a LoRA adapter on a dataset.
+
+    Keeps the best by validation loss, and the last. The base stays as it is;
+    the adapter directory is complete or absent.
+    """
+    out.use_json(json)
+    settings = collect(TrainSettings, flags, config)
+    if output is None and not dry_run:
+        raise InputError("--output is missing", hint="Give --output DIR, or --dry-run to write nothing.")
+    start(settings, model, data, output, dry_run)
+
+
+def start(settings: TrainSettings, model: str, data: Path, output: Path | None, dry_run: bool) -> None:
+    """Train, or with `dry_run` show what would be trained, and say the outcome."""
+    from mlx_medlora.training.dry_run import dry_run as rehearse
+    from mlx_medlora.training.log import ProgressBar
+    from mlx_medlora.training.run import run_training
+
+    if output is None or dry_run:
+        seen = rehearse(model, data, settings)
+        out.result(seen.model_dump(mode="json"), *_rehearsal(seen))
+        return
+    with ProgressBar() as bar:
+        result = run_training(model, data, output, settings, validate=validation_accuracy, listeners=[bar])
+    record = result.record
+    out.result({"output": str(output), **record.model_dump(mode="json")}, _summary(record), f"Wrote {output}")
+
+
+def validation_accuracy(given: Validation) -> float | None:
+    """The share of the validation split that the model scores right, as `eval` would."""
+    from mlx_medlora.evaluation.runner import evaluate
+
+    found = evaluate(given.model, given.encoder, given.dataset, given.split, features=given.features)
+    return found.scorecard.accuracy
+
+
+def _summary(record: RunRecord) -> str:
+    from mlx_medlora.evaluation.tables import percent
+
+    kept = (
+        f"Kept epoch {record.best_epoch} (by {record.best_by})"
+        if record.best_epoch
+        else "Kept the last state"
+    )
+    if record.val_loss is None:
+        return f"{kept}; {record.updates} updates in {record.seconds:.0f} s."
+    figures = f"validation loss {record.val_loss:.4f}, accuracy {percent(record.val_accuracy)}"
+    before = record.before or {}
+    if before.get("val_loss") is not None:
+        figures += f" (before: {before['val_loss']:.4f}, {percent(before['val_accuracy'])})"
+    return f"{kept}: {figures}; {record.updates} updates in {record.seconds:.0f} s."
+
+
+def _rehearsal(seen: DryRun) -> list[RenderableType]:
+    """What one step came to, then one row with its supervised tokens marked and listed."""
+    from rich.table import Table
+    from rich.text import Text
+
+    row = Text()
+    for token in seen.tokens:
+        text = token.text if token.count == 1 else f"{token.text} x {token.count}"
+        row.append(text, style="bold reverse" if token.supervised else "dim")
+    table = Table(title=f"supervised tokens of {seen.where}", title_justify="left", title_style="")
+    table.add_column("id", justify="right")
+    table.add_column("token")
+    for token in seen.tokens:
+        if token.supervised:
+            table.add_row(str(token.id), Text(repr(token.text)))
+    return [
+        f"{seen.train_rows} rows to train on, {seen.val_rows} to validate; the longest: {seen.longest_row}",
+        f"{seen.modules} layers adapted, {seen.trainable_parameters:,} parameters, {seen.updates} updates",
+        f"one update: loss {seen.loss:.4f}, gradient norm {seen.gradient_norm:.4f}, {seen.seconds:.2f} s, "
+        f"peak memory {seen.peak_memory / 2**30:.2f} GiB",
+        row,
+        table,
+        "Dry run: nothing was written.",
+    ]

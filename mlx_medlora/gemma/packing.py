@@ -1,0 +1,104 @@
+"""What a conversion writes for each tensor that it reads: the plan first, then the arrays in its order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from math import prod
+
+import mlx.core as mx
+
+from mlx_medlora.errors import InputError
+from mlx_medlora.gemma import names
+from mlx_medlora.gemma.checkpoint import Checkpoint
+from mlx_medlora.gemma.config import Quantization
+from mlx_medlora.gemma.shards import Planned
+from mlx_medlora.gemma.tensorfiles import Stored
+
+DTYPES = {"bfloat16": ("BF16", mx.bfloat16), "float32": ("F32", mx.float32)}
+
+
+class Packing:
+    """The output tensors of one checkpoint.
+
+    Unquantised output is the hub's layout, which transformers, mlx-vlm and this toolkit load. Quantised
+    output is mlx-vlm's: the patch embedding as (O, H, W, I) and, for image+text models, a second copy
+    of the embedding as the head, without which mlx-vlm refuses a quantised checkpoint.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, quantization: Quantization | None, dtype: str) -> None:
+        self.checkpoint, self.quantization = checkpoint, quantization
+        self.stored_dtype, self.dtype = DTYPES[dtype]
+        text_only = checkpoint.config.text_only
+        self._text = "model." if text_only else names.TEXT
+        self._copied = None if text_only or quantization is None else names.embedding(text_only=False)
+
+    @property
+    def mark(self) -> str:
+        """The safetensors metadata's format: whose layout this is."""
+        return "pt" if self.quantization is None else "mlx"
+
+    def plan(self) -> list[Planned]:
+        """Every output tensor, in order. Raises InputError where a group size does not divide a matrix."""
+        return [
+            planned for name, entry in self.checkpoint.stored.items() for planned in self._plan(name, entry)
+        ]
+
+    def arrays(self) -> Iterator[mx.array]:
+        """The arrays of `plan`, lazy, in its order; one source tensor is held at a time."""
+        for name in self.checkpoint.stored:
+            yield from self._arrays(name)
+
+    def parameters(self) -> int:
+        """Number of the model's parameters, before packing."""
+        return sum(prod(entry.shape) for entry in self.checkpoint.stored.values())
+
+    def packs(self, name: str) -> bool:
+        """True for the matrices that are quantised: the text stack's, embedding included."""
+        matrix = len(self.checkpoint.stored[name].shape) == 2
+        return self.quantization is not None and matrix and name.startswith(self._text)
+
+    def _plan(self, name: str, entry: Stored) -> list[Planned]:
+        if not self.packs(name):
+            return [Planned(name, self._shape(name, entry.shape), self.stored_dtype)]
+        assert self.quantization is not None
+        bits, group = self.quantization.bits, self.quantization.group_size
+        rows, width = entry.shape
+        if width % group:
+            raise InputError(
+                f"a group size of {group} does not divide {name}, whose rows are {width} long",
+                path=self.checkpoint.directory,
+                hint=_other_group(width),
+            )
+        module = name.removesuffix(".weight")
+        packed = [
+            Planned(f"{module}.weight", (rows, width * bits // 32), "U32"),
+            Planned(f"{module}.scales", (rows, width // group), self.stored_dtype),
+            Planned(f"{module}.biases", (rows, width // group), self.stored_dtype),
+        ]
+        if module != self._copied:
+            return packed
+        head = "language_model.lm_head"
+        return packed + [replace(part, name=part.name.replace(module, head)) for part in packed]
+
+    def _arrays(self, name: str) -> list[mx.array]:
+        array = self.checkpoint.tensor(name).astype(self.dtype)
+        if not self.packs(name):
+            hub_layout = name == names.PATCHES and self.quantization is None
+            return [array.transpose(0, 3, 1, 2) if hub_layout else array]
+        assert self.quantization is not None
+        packed = list(mx.quantize(array, self.quantization.group_size, self.quantization.bits))
+        return packed * 2 if name.removesuffix(".weight") == self._copied else packed
+
+    def _shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if name != names.PATCHES or self.quantization is not None:
+            return shape
+        width, height, side, channels = shape
+        return (width, channels, height, side)
+
+
+def _other_group(width: int) -> str:
+    fitting = [str(size) for size in (32, 64, 128) if width % size == 0]
+    if fitting:
+        return f"Use --group-size {' or '.join(fitting)}."
+    return "This model is too narrow to quantise: convert it without --bits."

@@ -1,0 +1,151 @@
+"""The safetensors files of a checkpoint directory: which ones there are, and what their headers say."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from mlx_medlora.errors import InputError
+from mlx_medlora.files import read_json
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+READABLE = ("BF16", "F16", "F32", "U32")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_SHARD = re.compile(r"-(\d+)-of-(\d+)\.safetensors$")
+_REFETCH = "Copy or download this file again."
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor as a file holds it: `start` and `end` are byte offsets into that file."""
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str  # a safetensors dtype: BF16, F16, F32 or U32
+    start: int
+    end: int
+
+    @property
+    def bytes(self) -> int:
+        """Size of the tensor's data."""
+        return self.end - self.start
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, in a fixed order.
+
+    Raises InputError where there are none (naming any pickle that stands in their place) or where
+    shards that the index or the file names announce are missing.
+    """
+    if not directory.is_dir():
+        raise InputError("no such model directory", path=directory)
+    if (directory / INDEX).is_file():
+        return _indexed_files(directory)
+    if (directory / SINGLE).is_file():
+        return [directory / SINGLE]
+    found = sorted(directory.glob("*.safetensors"))
+    files = [path for path in found if not path.name.startswith(("adapter", "consolidated"))]
+    if not files:
+        raise _no_weights(directory)
+    _refuse_missing_shards(directory, files)
+    return files
+
+
+def _indexed_files(directory: Path) -> list[Path]:
+    names = sorted(set(read_index(directory / INDEX).values()))
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing:
+        raise InputError(
+            f"names {len(missing)} of {len(names)} weight files that are not there: {', '.join(missing[:4])}",
+            path=directory / INDEX,
+            hint="The copy or download is incomplete: fetch the missing files.",
+        )
+    return [directory / name for name in names]
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """The tensor -> file map of an index. Raises InputError where it is malformed or leaves the directory."""
+    index = read_json(path)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError("expected an object with a non-empty weight_map", path=path, line=1)
+    for tensor, file in weight_map.items():
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            raise InputError(f"tensor {tensor!r} is said to be in {file!r}, no .safetensors name", path=path)
+    return weight_map
+
+
+def _no_weights(directory: Path) -> InputError:
+    pickles = sorted(path.name for path in directory.iterdir() if path.suffix in _PICKLES)
+    if pickles:
+        return InputError(
+            f"the weights are Python pickles ({', '.join(pickles[:3])}), which can run code when read",
+            path=directory,
+            hint="Use the checkpoint's safetensors files, or save it again with a current transformers.",
+        )
+    if gguf := sorted(path.name for path in directory.glob("*.gguf")):
+        return InputError(f"the weights are GGUF ({gguf[0]}); only safetensors can be read", path=directory)
+    return InputError(
+        "no *.safetensors file here, so there are no weights to load",
+        path=directory,
+        hint="Give the directory that `mlx-medlora convert` or `save_pretrained` wrote.",
+    )
+
+
+def _refuse_missing_shards(directory: Path, files: list[Path]) -> None:
+    shards = [match for path in files if (match := _SHARD.search(path.name))]
+    announced = max((int(match[2]) for match in shards), default=0)
+    present = {int(match[1]) for match in shards}
+    missing = [number for number in range(1, announced + 1) if number not in present]
+    if missing:
+        numbers = ", ".join(str(number) for number in missing[:6])
+        raise InputError(
+            f"{len(missing)} of {announced} weight files are not there: shard {numbers}",
+            path=directory,
+            hint="The copy or download is incomplete: fetch the missing files.",
+        )
+
+
+def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
+    """The tensors of one safetensors file and its metadata; no data is read.
+
+    Raises InputError where the file is empty, cut off, not safetensors, or holds dtypes that MLX
+    cannot compute with.
+    """
+    _refuse_stand_ins(path)
+    try:
+        with safe_open(str(path), framework="numpy") as stream:  # checks offsets against the file's size
+            metadata = dict(stream.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        reason = str(error).removeprefix("Error while deserializing header: ")
+        raise InputError(f"damaged or cut off: {reason}", path=path, hint=_REFETCH) from error
+    with path.open("rb") as raw:
+        length = int.from_bytes(raw.read(8), "little")
+        header: dict[str, Any] = json.loads(raw.read(length))
+    header.pop("__metadata__", None)
+    return {name: _stored(path, name, fields, 8 + length) for name, fields in header.items()}, metadata
+
+
+def _refuse_stand_ins(path: Path) -> None:
+    """Refuse an empty file, and the small text that git-lfs leaves where it has not fetched a file."""
+    if path.stat().st_size == 0:
+        raise InputError("the file is empty", path=path, hint=_REFETCH)
+    with path.open("rb") as raw:
+        if raw.read(24).startswith(b"version https://git-lfs"):
+            raise InputError(
+                "a git-lfs pointer, not the weights themselves", path=path, hint="Run `git lfs pull` there."
+            )
+
+
+def _stored(path: Path, name: str, fields: dict[str, Any], data: int) -> Stored:
+    if fields["dtype"] not in READABLE:
+        raise InputError(f"tensor {name} is {fields['dtype']}; expected BF16 or F32", path=path)
+    start, end = fields["data_offsets"]
+    return Stored(path, name, tuple(fields["shape"]), fields["dtype"], data + start, data + end)

@@ -1,0 +1,64 @@
+"""What training tells those who watch it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Features:
+    """`done` of `total` distinct images have been through the vision tower."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is about to run. `steps` are updates in all; `validation_rows` is 0 without a val split."""
+
+    rows: int
+    validation_rows: int
+    epochs: int
+    steps: int
+    trainable: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One update. `step` counts from 1; `loss` is the mean over `tokens` supervised tokens.
+
+    `gradient_norm` is the one before clipping; `rows_per_second` is over the run; memory in bytes.
+    """
+
+    step: int
+    epoch: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens: int
+    rows: int
+    rows_per_second: float
+    seconds_left: float
+    peak_memory: int
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The state after an epoch; epoch 0 is the base before training, so it has no train_loss.
+
+    None stands for what was not measured, and for a perplexity too large for a float.
+    """
+
+    epoch: int
+    train_loss: float | None
+    val_loss: float | None
+    perplexity: float | None
+    val_accuracy: float | None
+    best: bool
+    seconds: float
+
+
+Event = Features | Plan | Step | Epoch
+Listener = Callable[[Event], None]

@@ -1,0 +1,103 @@
+"""Cases become examples: token ids, and which of them the loss is taken on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mlx_medlora.cases.conversation import conversation
+from mlx_medlora.cases.dataset import Dataset
+from mlx_medlora.cases.images import open_image
+from mlx_medlora.cases.schema import Case
+from mlx_medlora.errors import InputError
+from mlx_medlora.gemma.config import ModelConfig
+
+if TYPE_CHECKING:
+    from mlx_medlora.gemma.processor import Encoder
+
+
+@dataclass(frozen=True)
+class Example:
+    """One tokenised case.
+
+    ids (L,) int32; supervised (L,) bool, True on the answer's tokens, `<end_of_turn>` included; images in
+    reading order; `where` is the row's place, as `train.jsonl:7`.
+    """
+
+    ids: npt.NDArray[np.int32]
+    supervised: npt.NDArray[np.bool_]
+    images: tuple[Path, ...]
+    case_id: str
+    where: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def targets(self) -> int:
+        """How many tokens the loss is taken on; the first token of a row is never predicted."""
+        return int(self.supervised[1:].sum())
+
+
+def build_examples(
+    cases: Sequence[Case], dataset: Dataset, encoder: Encoder, config: ModelConfig, max_length: int | None
+) -> list[Example]:
+    """Tokenise `cases` in order; their images are opened, and so checked, on the way.
+
+    Raises InputError, with the row's file and line, for a row that is longer than the model's context or
+    `max_length`, one whose images did not get all their soft tokens, an image before a text-only model,
+    and one without an answer.
+    """
+    opened = lru_cache(maxsize=4)(open_image)  # cases that share an image often stand together
+    limit = config.text.max_position_embeddings
+    limit = limit if max_length is None else min(limit, max_length)
+    examples = []
+    for case in cases:
+        files = dataset.image_files(case)
+        if files and config.text_only:
+            raise _at(case, dataset, "the case has an image, and this is a text-only model")
+        example = _example(case, files, [opened(file) for file in files], encoder)
+        _check(example, case, dataset, config, limit)
+        examples.append(example)
+    return examples
+
+
+def _example(case: Case, files: tuple[Path, ...], images: list[Image.Image], encoder: Encoder) -> Example:
+    encoded = encoder.encode(conversation(case, with_answer=True), images, with_answer=True)
+    return Example(encoded.ids, encoded.supervised, files, case.id, case.where)
+
+
+def _check(example: Example, case: Case, dataset: Dataset, config: ModelConfig, limit: int) -> None:
+    """Raise InputError for an example that the model would see only a part of."""
+    if len(example) > limit:
+        raise _at(
+            case,
+            dataset,
+            f"case {case.id!r} takes {len(example)} tokens; the limit is {limit}",
+            "Shorten its text or show fewer images: cutting it off would cut its answer.",
+        )
+    soft = int((example.ids == config.image_token_id).sum())
+    wanted = len(example.images) * config.mm_tokens_per_image
+    if soft != wanted:
+        raise _at(
+            case,
+            dataset,
+            f"case {case.id!r} has {soft} image soft tokens, {wanted} for its {len(example.images)} image(s) "
+            "were expected",
+            "Check that its text holds no image marker, and that the processor is this model's.",
+        )
+    if example.targets == 0:
+        raise _at(case, dataset, f"case {case.id!r} has no answer to learn from")
+
+
+def _at(case: Case, dataset: Dataset, message: str, hint: str | None = None) -> InputError:
+    if case.line is None:
+        return InputError(message, path=case.where, hint=hint)
+    return InputError(message, path=dataset.root / case.where.rsplit(":", 1)[0], line=case.line, hint=hint)

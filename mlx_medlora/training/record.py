@@ -1,0 +1,103 @@
+"""`run.json`: what was trained, on what, with what, and how it ended."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_medlora import __version__
+from mlx_medlora.settings import StrictModel
+from mlx_medlora.training.events import Epoch
+from mlx_medlora.training.settings import TrainSettings
+from mlx_medlora.training.setup import Setup
+from mlx_medlora.training.trainer import Outcome
+
+FILE = "run.json"
+_PACKAGES = ("mlx", "mlx-lm", "transformers", "tokenizers", "numpy", "pillow", "safetensors")
+
+
+class RunRecord(StrictModel):
+    """The contents of `run.json`. Losses are means over supervised tokens; memory in bytes."""
+
+    format_version: int = 1
+    settings: TrainSettings
+    base: dict[str, str]
+    modules: int
+    trainable_parameters: int
+    data: dict[str, Any]
+    versions: dict[str, str]
+    updates: int
+    best_epoch: int | None
+    best_by: str
+    val_loss: float | None
+    val_accuracy: float | None
+    before: dict[str, Any] | None
+    epochs: list[dict[str, Any]]
+    stopped_early: bool
+    interrupted: bool
+    seconds: float
+    peak_memory: int
+
+
+def record(
+    setup: Setup, settings: TrainSettings, outcome: Outcome, trainable: int, seconds: float
+) -> RunRecord:
+    """Describe a finished run. `val_loss` and `val_accuracy` are those of the best epoch."""
+    trained = [epoch for epoch in outcome.epochs if epoch.epoch]
+    best = next((epoch for epoch in trained if epoch.epoch == outcome.best_epoch), None)
+    return RunRecord(
+        settings=settings,
+        base=setup.base.model_dump(),
+        modules=len(setup.modules),
+        trainable_parameters=trainable,
+        data=_data(setup),
+        versions=versions(),
+        updates=outcome.steps,
+        best_epoch=outcome.best_epoch,
+        best_by="validation loss" if setup.val else "the last epoch, there being no validation split",
+        val_loss=best and best.val_loss,
+        val_accuracy=best and best.val_accuracy,
+        before=_before(outcome.epochs),
+        epochs=[asdict(epoch) for epoch in trained],
+        stopped_early=outcome.stopped_early,
+        interrupted=outcome.interrupted,
+        seconds=round(seconds, 3),
+        peak_memory=mx.get_peak_memory(),
+    )
+
+
+def _before(epochs: list[Epoch]) -> dict[str, Any] | None:
+    """The base's own loss and accuracy on the validation split, where there is one."""
+    first = next((epoch for epoch in epochs if epoch.epoch == 0 and epoch.val_loss is not None), None)
+    return None if first is None else {"val_loss": first.val_loss, "val_accuracy": first.val_accuracy}
+
+
+def _data(setup: Setup) -> dict[str, Any]:
+    """Rows, supervised tokens and SHA-256 of each split, under the dataset directory's own name."""
+    splits = {"train": setup.train, "val": setup.val}
+    described = {
+        split: {
+            "rows": len(examples),
+            "supervised_tokens": sum(example.targets for example in examples),
+            "sha256": setup.dataset.fingerprint(split),
+        }
+        for split, examples in splits.items()
+        if examples
+    }
+    return {"name": setup.dataset.root.resolve().name, **described}
+
+
+def versions() -> dict[str, str]:
+    """Versions of this toolkit, Python, the platform and the packages that decide the numbers."""
+    found = {"mlx-medlora": __version__, "python": platform.python_version()}
+    found["platform"] = f"{platform.system()} {platform.machine()}"
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,72 @@
+"""Everything that has to be there, and right, before the first update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+
+from mlx_medlora.cases.dataset import Dataset
+from mlx_medlora.errors import InputError
+from mlx_medlora.gemma.config import ModelConfig, read_config
+from mlx_medlora.gemma.hub import EMBEDDED, Source, locate
+from mlx_medlora.gemma.load import load_base
+from mlx_medlora.gemma.model import Base
+from mlx_medlora.gemma.processor import Encoder, load_processor
+from mlx_medlora.lora.adapter import BaseModelId
+from mlx_medlora.lora.fingerprint import fingerprint
+from mlx_medlora.lora.layers import attach
+from mlx_medlora.training.examples import Example, build_examples
+from mlx_medlora.training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A model with a fresh adapter, and the examples to train and validate it on; `val` may be empty."""
+
+    model: Base
+    encoder: Encoder
+    dataset: Dataset
+    train: list[Example]
+    val: list[Example]
+    base: BaseModelId
+    modules: list[str]
+
+
+def set_up(
+    model: str | Path, data: str | Path, settings: TrainSettings, dtype: mx.Dtype | None = None
+) -> Setup:
+    """Check data and model, load the base and attach a fresh adapter, cheap checks first.
+
+    Raises InputError for what is wrong with the dataset, a row (with its file and line), the model or the
+    settings.
+    """
+    dataset = Dataset.open(data)
+    splits = {split: dataset.cases(split) for split in ("train", "val") if split in dataset.splits()}
+    if "train" not in splits:
+        raise InputError("the dataset has no training split (train.jsonl)", path=dataset.root)
+    if settings.patience is not None and "val" not in splits:
+        raise InputError(
+            "patience needs a validation split (val.jsonl)",
+            path=dataset.root,
+            hint="Leave --patience out, or prepare the dataset with a validation split.",
+        )
+    source = locate(model)
+    config = read_config(source.directory)
+    encoder = Encoder(load_processor(source.directory), config)
+    examples = {
+        split: build_examples(cases, dataset, encoder, config, settings.max_length)
+        for split, cases in splits.items()
+    }
+    network = load_base(source.directory, dtype)
+    modules = attach(network, settings, seed=settings.seed)
+    base = base_id(source, config)
+    return Setup(network, encoder, dataset, examples["train"], examples.get("val", []), base, modules)
+
+
+def base_id(source: Source, config: ModelConfig) -> BaseModelId:
+    """What the adapter says of its base: the hub's id, or the directory's own name without its place."""
+    published = source.revision is not None or source.name == EMBEDDED
+    name = source.name if published else source.directory.resolve().name
+    return BaseModelId(id=name, fingerprint=fingerprint(source.directory, config))

@@ -1,0 +1,85 @@
+import errno
+from pathlib import Path
+
+import pytest
+import typer
+
+from mlx_medlora.cli import app as app_module
+from mlx_medlora.cli.errors import report
+from mlx_medlora.errors import GateNotMet, InputError, Interrupted, MedloraError
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (InputError("no such file", path="a.csv", line=3), 2, "a.csv:3: no such file"),
+        (MedloraError("it broke"), 1, "it broke"),
+        (GateNotMet("accuracy under 0.9"), 3, "accuracy under 0.9"),
+        (Interrupted("saved"), 130, "saved"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (typer.Abort(), 130, "interrupted"),
+        (MemoryError(), 1, "out of memory"),
+        (OSError(errno.ENOSPC, "No space left on device", "out/w"), 1, "out/w: No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "secret"), 2, "secret: Permission denied"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "gone"), 2, "gone: No such file"),
+        (OSError("plain"), 1, "internal error: OSError: plain"),
+        (ZeroDivisionError("division by zero"), 1, "internal error: ZeroDivisionError: division by zero"),
+        (ValueError(), 1, "internal error: ValueError: no message"),
+    ],
+)
+def test_the_table(error: BaseException, status: int, message: str) -> None:
+    found = report(error)
+    assert found.status == status
+    assert found.message.startswith(message)
+
+
+def test_what_is_no_error_passes_through() -> None:
+    with pytest.raises(SystemExit):
+        report(SystemExit(4))
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """Replaces the app by one whose command `fail` raises what is put into this list."""
+    raised: list[BaseException] = []
+    app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+
+    @app.callback()
+    def group() -> None:
+        pass
+
+    @app.command()
+    def fail() -> None:
+        raise raised[0]
+
+    monkeypatch.setattr(app_module, "app", app)
+    monkeypatch.delenv("MEDLORA_DEBUG", raising=False)
+    return raised
+
+
+def test_an_error_says_what_to_do_next(
+    failing: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing.append(InputError("wrong", path=Path("x"), hint="Mend it."))
+    assert app_module.run(["fail"]) == 2
+    assert capsys.readouterr().err == "Error: x: wrong\nHint: Mend it.\n"
+
+
+def test_a_bug_shows_its_traceback_only_when_asked(
+    failing: list[BaseException], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing.append(ZeroDivisionError("oh\nno"))
+    assert app_module.run(["fail"]) == 1
+    quiet = capsys.readouterr().err
+    assert quiet.startswith("Error: internal error: ZeroDivisionError: oh no\nHint: ")
+    assert "MEDLORA_DEBUG=1" in quiet
+    assert "Traceback" not in quiet
+    monkeypatch.setenv("MEDLORA_DEBUG", "1")
+    assert app_module.run(["fail"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_130(failing: list[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
+    failing.append(KeyboardInterrupt())
+    assert app_module.run(["fail"]) == 130
+    assert capsys.readouterr().err == "Error: interrupted\n"

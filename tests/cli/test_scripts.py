@@ -1,0 +1,92 @@
+"""The dataset card's script names: thin doors with the card's option names and defaults."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "scripts"
+
+
+def opened(name: str, *arguments: str, folder: Path = ROOT) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, SCRIPTS / f"{name}.py", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_card_s_fine_tuning_command() -> None:
+    given = ["--epochs", "3", "--batch-size", "4", "--lr", "2e-4", "--lora-rank", "16", "--lora-alpha=32"]
+    assert script("finetune_medgemma_lora").translated(given) == [
+        "--model",
+        "google/medgemma-4b-it",
+        "--data",
+        "lora_training",
+        "--output",
+        "models/medgemma-lora",
+        "--epochs",
+        "3",
+        "--batch-size",
+        "4",
+        "--lr",
+        "2e-4",
+        "--rank",
+        "16",
+        "--alpha=32",
+    ]
+
+
+def test_the_tuned_model_is_tested_on_its_own_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    defaults = script("test_finetuned_medgemma").defaults
+    assert defaults([])[:4] == ["--model", "google/medgemma-4b-it", "--adapter", "models/medgemma-lora"]
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "adapter_config.json").write_text(json.dumps({"base": {"id": "tiny-medgemma"}}))
+    for given in (["--adapter", "mine"], ["--adapter=mine"]):
+        assert defaults(given) == (
+            [
+                "--model",
+                "tiny-medgemma",
+                "--adapter",
+                "mine",
+                "--data",
+                "lora_training",
+                "--output",
+                "mine-evaluation",
+            ]
+        )
+
+
+@pytest.mark.parametrize(
+    "name", ["prepare_lora_dataset", "finetune_medgemma_lora", "test_finetuned_medgemma"]
+)
+def test_each_script_opens_its_command(name: str) -> None:
+    done = opened(name, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage: mlx-medlora " in done.stdout
+
+
+def test_the_bundled_dataset_is_written_where_it_is_missing(tmp_path: Path) -> None:
+    for _ in range(2):  # written, then found
+        done = opened("prepare_lora_dataset", folder=tmp_path)
+        assert (done.returncode, done.stdout) == (0, "lora_training: 16 train, 8 val\n")

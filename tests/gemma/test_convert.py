@@ -1,0 +1,267 @@
+"""Conversion: what it writes loads everywhere, in little memory, complete or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from mlx_medlora.errors import InputError, MedloraError
+from mlx_medlora.gemma import convert as conversion
+from mlx_medlora.gemma.config import read_config
+from mlx_medlora.gemma.convert import MANIFEST, convert
+from mlx_medlora.gemma.model import build
+from mlx_medlora.gemma.shards import Planned, header, split, write_shards
+from mlx_medlora.gemma.weights import load_weights, open_checkpoint
+
+IDS = [[2, 301, 300, 300, 300, 300, 302, 7, 8, 9]]
+PATCHES = "vision_tower.vision_model.embeddings.patch_embedding.weight"
+
+
+def load(directory: Path) -> Any:
+    model = build(read_config(directory))
+    load_weights(model, directory)
+    return model
+
+
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(1, 3, 28, 28)).astype(np.float32)
+
+
+def logits(model: Any) -> np.ndarray:
+    return np.array(model(mx.array(IDS), mx.array(pixels())).astype(mx.float32))
+
+
+def test_full_precision_is_the_source_for_us_and_for_transformers(
+    hub_checkpoint: Path, torch_model: Any, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    from transformers import Gemma3ForConditionalGeneration
+
+    report = convert(hub_checkpoint, tmp_path / "out", dtype="float32", shard_bytes=100_000)
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 5
+    assert np.array_equal(logits(load(tmp_path / "out")), logits(load(hub_checkpoint)))
+    again, info = Gemma3ForConditionalGeneration.from_pretrained(
+        tmp_path / "out", dtype=torch.float32, output_loading_info=True
+    )
+    assert not info["unexpected_keys"]
+    assert not info["mismatched_keys"]
+    read = again.state_dict()
+    for name, tensor in torch_model.state_dict().items():
+        if ".head." not in name:
+            assert torch.equal(read[name], tensor), name
+    assert report.parameters == sum(
+        array.size for _, array in tree_flatten(load(hub_checkpoint).parameters())
+    )
+
+
+@pytest.mark.parametrize("bits", [None, 4, 8])
+def test_result_loads_in_mlx_vlm(hub_checkpoint: Path, tmp_path: Path, bits: int | None) -> None:
+    utils = pytest.importorskip("mlx_vlm.utils")
+    convert(hub_checkpoint, tmp_path / "out", bits=bits, group_size=32, dtype="float32")
+    theirs = utils.load_model(tmp_path / "out")
+    own = dict(tree_flatten(load(tmp_path / "out").parameters()))
+    other = dict(tree_flatten(theirs.parameters()))
+    heads = {name for name in other if "lm_head" in name}
+    assert set(other) - heads == set(own)
+    assert all(mx.array_equal(own[name], other[name]).item() for name in own)
+    for name in heads:
+        tied = name.replace("language_model.lm_head", "language_model.model.embed_tokens")
+        assert mx.array_equal(other[name], other[tied])
+    text = mx.array([[2, 7, 8, 9, 10, 11]])
+    difference = mx.abs(theirs(text, None).logits - load(tmp_path / "out")(text)).max().item()
+    assert difference < 1e-4
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_only_the_text_stack_is_quantised(hub_checkpoint: Path, tmp_path: Path, bits: int) -> None:
+    report = convert(hub_checkpoint, tmp_path / "out", bits=bits, group_size=32, dtype="float32")
+    model, full = load(tmp_path / "out"), load(hub_checkpoint)
+    packed = {name: module for name, module in model.named_modules() if hasattr(module, "bits")}
+    assert len(packed) == 7 * 7 + 1  # seven matrices in each of seven layers, and the embedding
+    assert all(name.startswith("language_model.model.") for name in packed)
+    before = dict(tree_flatten(full.parameters()))
+    for name, array in tree_flatten(model.parameters()):
+        if not name.startswith("language_model."):
+            assert mx.array_equal(array, before[name]), name
+    for name, module in packed.items():
+        restored = mx.dequantize(module.weight, module.scales, module.biases, 32, bits)
+        step = mx.repeat(mx.abs(module.scales), 32, axis=1)
+        error = mx.abs(restored - before[f"{name}.weight"])
+        assert mx.all(error <= step).item(), name
+        assert 0 < error.mean().item() < 0.5 * step.mean().item(), name
+    assert report.settings.bits == bits
+    head = open_checkpoint(tmp_path / "out").head
+    assert set(head) == {"lm_head.weight", "lm_head.scales", "lm_head.biases"}
+    assert open_checkpoint(tmp_path / "out").names()[PATCHES].shape == (32, 7, 7, 3)
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_text_only_models_load_here_and_in_mlx_lm(
+    torch_text_model: Any, tmp_path: Path, bits: int | None
+) -> None:
+    from mlx_lm.utils import load_model
+
+    torch_text_model.save_pretrained(tmp_path / "hub")
+    convert(tmp_path / "hub", tmp_path / "out", bits=bits, group_size=32, dtype="float32")
+    theirs, _ = load_model(tmp_path / "out")
+    text = mx.array([[2, 7, 8, 9, 10, 11]])
+    ours = load(tmp_path / "out")
+    assert mx.abs(theirs(text) - ours(text)).max().item() < 1e-4
+    assert not open_checkpoint(tmp_path / "out").head
+
+
+def test_half_precision_source_becomes_bfloat16(hub_checkpoint: Path, tmp_path: Path) -> None:
+    path = hub_checkpoint / "model.safetensors"
+    arrays = {name: array.astype(mx.float16) for name, array in mx.load(str(path)).items()}
+    mx.save_safetensors(str(path), arrays)
+    convert(hub_checkpoint, tmp_path / "out")
+    assert {entry.dtype for entry in open_checkpoint(tmp_path / "out").names().values()} == {"BF16"}
+    assert read_config(tmp_path / "out").dtype == "bfloat16"
+
+
+def test_manifest_covers_every_file(hub_checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    stale = hub_checkpoint / "tokenizer.json"
+    stale.rename(tmp_path / "blob")
+    stale.symlink_to(tmp_path / "blob")  # as in the hub's cache
+    report = convert(hub_checkpoint, out, bits=8, group_size=32)
+    manifest = json.loads((out / MANIFEST).read_text())
+    assert manifest["source"] == str(hub_checkpoint)
+    assert manifest["settings"] == {"bits": 8, "group_size": 32, "dtype": "bfloat16"}
+    assert set(manifest["files"]) == {path.name for path in out.iterdir()} - {MANIFEST}
+    for name, recorded in manifest["files"].items():
+        data = (out / name).read_bytes()
+        assert recorded == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    companions = {"tokenizer.json", "tokenizer_config.json", "processor_config.json", "chat_template.jinja"}
+    assert companions <= set(manifest["files"])
+    assert not any(path.is_symlink() for path in out.iterdir())
+    assert report.notes == ()
+
+
+def test_two_conversions_have_the_same_bytes(hub_checkpoint: Path, tmp_path: Path) -> None:
+    convert(hub_checkpoint, tmp_path / "one", bits=4, group_size=32)
+    convert(hub_checkpoint, tmp_path / "two", bits=4, group_size=32)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_progress_and_a_missing_tokenizer(torch_model: Any, tmp_path: Path) -> None:
+    torch_model.save_pretrained(tmp_path / "hub")
+    seen: list[tuple[int, int]] = []
+    report = convert(
+        tmp_path / "hub", tmp_path / "out", progress=lambda done, total: seen.append((done, total))
+    )
+    assert seen[-1][0] == seen[-1][1] > 0
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert "no tokenizer.json" in report.notes[0]
+    assert "as bfloat16" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bits": 5}, "bits: Input should be 4 or 8"),
+        ({"bits": 4, "group_size": 48}, "group_size: Input should be 32, 64 or 128"),
+        ({"dtype": "int8"}, "dtype: Input should be 'bfloat16' or 'float32'"),
+        ({"dtype": "float16"}, "Gemma 3 overflows it"),
+        ({"bits": 4, "group_size": 128}, "a group size of 128 does not divide .* whose rows are 64 long"),
+    ],
+)
+def test_settings_that_cannot_be(
+    hub_checkpoint: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        convert(hub_checkpoint, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_sources_that_cannot_be(hub_checkpoint: Path, tmp_path: Path) -> None:
+    convert(hub_checkpoint, tmp_path / "packed", bits=4, group_size=32)
+    with pytest.raises(InputError, match="already quantised"):
+        convert(tmp_path / "packed", tmp_path / "out", bits=8)
+    with pytest.raises(InputError, match="not empty"):
+        convert(hub_checkpoint, tmp_path / "packed")
+    with pytest.raises(InputError, match="no such model directory"):
+        convert(tmp_path / "nowhere", tmp_path / "out")
+    raw = json.loads((hub_checkpoint / "config.json").read_text())
+    raw["text_config"]["intermediate_size"] = 128
+    (hub_checkpoint / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(InputError, match=r"wrong shape: 21 tensors"):
+        convert(hub_checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_leaves_nothing(
+    hub_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = sorted(os.listdir(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(conversion, "_copy_companions", fail)
+        with pytest.raises(MedloraError, match="no space left on the disk"):
+            convert(hub_checkpoint, tmp_path / "out")
+    assert sorted(os.listdir(tmp_path)) == before
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(conversion.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(MedloraError, match=r"0\.00 GB are free"):
+        convert(hub_checkpoint, tmp_path / "out")
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+MEASURE = """
+import sys, json
+from pathlib import Path
+import mlx_medlora.gemma
+import mlx.core as mx
+from mlx_medlora.gemma.convert import convert
+bits = None if sys.argv[3] == "none" else int(sys.argv[3])
+convert(Path(sys.argv[1]), Path(sys.argv[2]), bits=bits, dtype="bfloat16")
+print(json.dumps(mx.get_peak_memory()))
+"""
+
+
+@pytest.mark.parametrize("bits", ["none", "4"])
+def test_memory_stays_near_the_largest_tensor(tmp_path: Path, bits: str) -> None:
+    """A checkpoint of 64 MB whose largest tensor, the embedding, has 8 MB."""
+    source = tmp_path / "hub"
+    source.mkdir()
+    text = {"vocab_size": 8192, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12}
+    shape = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 128}
+    raw = {"model_type": "gemma3_text", "query_pre_attn_scalar": 128, "sliding_window": 64}
+    (source / "config.json").write_text(json.dumps(raw | text | shape))
+    model = build(read_config(source))
+    arrays = {name: array.astype(mx.bfloat16) for name, array in tree_flatten(model.parameters())}
+    mx.save_safetensors(str(source / "model.safetensors"), arrays)
+    size = sum(array.nbytes for array in arrays.values())
+    largest = max(array.nbytes for array in arrays.values())
+    command = [sys.executable, "-c", MEASURE, str(source), str(tmp_path / "out"), bits]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert size > 7 * largest
+    assert json.loads(done.stdout) < 3 * largest
+
+
+def test_writer_refuses_what_was_not_planned(tmp_path: Path) -> None:
+    plan = [Planned("a", (2, 3), "F32")]
+    with pytest.raises(ValueError, match=r"planned F32 \(2, 3\)"):
+        write_shards(tmp_path, plan, iter([mx.zeros((3, 2))]), mark="pt")
+    with pytest.raises(ValueError, match=r"planned F32 \(2, 3\)"):
+        write_shards(tmp_path, plan, iter([mx.zeros((2, 3), mx.bfloat16)]), mark="pt")
+
+
+def test_shards_keep_order_and_limit() -> None:
+    plan = [Planned(name, (size,), "F32") for name, size in (("a", 10), ("b", 10), ("c", 100), ("d", 1))]
+    assert [[planned.name for planned in group] for group in split(plan, 80)] == [["a", "b"], ["c"], ["d"]]
+    assert len(header(plan, "pt")) % 8 == 0

@@ -1,0 +1,359 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from mlx_medlora.errors import InputError, MedloraError
+from mlx_medlora.gemma.model import Base
+from mlx_medlora.lora.adapter import BaseModelId, save_adapter
+from mlx_medlora.training.events import Epoch, Event, Plan, Step
+from mlx_medlora.training.examples import Example
+from mlx_medlora.training.features import FeatureCache
+from mlx_medlora.training.settings import TrainSettings
+from mlx_medlora.training.trainer import Kind, Trainer
+
+QUICK = TrainSettings(rank=4, dropout=0.0, lr=1e-2, epochs=2, batch_size=2, warmup=0.0, schedule="constant")
+Adapted = Callable[[TrainSettings], Base]
+MakeExample = Callable[..., Example]
+
+
+def settings(**changes: object) -> TrainSettings:
+    return TrainSettings.model_validate({**QUICK.model_dump(), **changes})
+
+
+class Watch:
+    """Hears every event and every save."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.saves: list[Kind] = []
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+
+    @property
+    def steps(self) -> list[Step]:
+        return [event for event in self.events if isinstance(event, Step)]
+
+    @property
+    def epochs(self) -> list[Epoch]:
+        return [event for event in self.events if isinstance(event, Epoch)]
+
+
+def trainer(
+    model: Base,
+    train: list[Example],
+    features: FeatureCache,
+    chosen: TrainSettings,
+    val: list[Example] | None = None,
+    validate: Callable[[Base], float | None] | None = None,
+) -> tuple[Trainer, Watch]:
+    watch = Watch()
+    made = Trainer(
+        model,
+        train,
+        val or [],
+        features,
+        chosen,
+        save=watch.saves.append,
+        listeners=[watch],
+        validate=validate,
+    )
+    return made, watch
+
+
+def adapter_of(model: Base) -> dict[str, np.ndarray]:
+    return {name: np.array(array) for name, array in tree_flatten(model.trainable_parameters())}
+
+
+def test_two_batches_of_two_are_a_batch_of_four(
+    adapted: Adapted, mixed: list[Example], features: FeatureCache
+) -> None:
+    """Answers of 3, 5, 2 and 11 tokens: a mean of means would weigh them differently."""
+    whole, split = adapted(QUICK), adapted(QUICK)
+    one = trainer(whole, mixed, features, QUICK)[0].update([mixed], epoch=1)
+    two = trainer(split, mixed, features, QUICK)[0].update([mixed[:2], mixed[2:]], epoch=1)
+    assert one.tokens == two.tokens == 21
+    assert one.loss == pytest.approx(two.loss, rel=1e-6)
+    assert one.gradient_norm == pytest.approx(two.gradient_norm, rel=1e-5)
+
+
+def test_accumulated_gradients_are_those_of_the_whole(
+    adapted: Adapted, mixed: list[Example], features: FeatureCache
+) -> None:
+    """With plain Adam, tiny gradients differ by noise in sign: compare moments instead of weights."""
+    moments = []
+    for window in ([mixed], [mixed[:2], mixed[2:]]):
+        made, _ = trainer(adapted(QUICK), mixed, features, QUICK)
+        made.update(window, epoch=1)
+        state = dict(tree_flatten(made.optimizer.state))
+        moments.append({name: np.array(value) for name, value in state.items() if name.endswith(".m")})
+    assert moments[0].keys() == moments[1].keys()
+    assert len(moments[0]) == 2 * 21
+    for name, value in moments[0].items():
+        np.testing.assert_allclose(value, moments[1][name], atol=1e-6 * max(1e-3, np.abs(value).max()) + 1e-9)
+
+
+def test_it_learns_by_heart(adapted: Adapted, mixed: list[Example], features: FeatureCache) -> None:
+    chosen = settings(epochs=80, batch_size=4, rank=8)
+    made, watch = trainer(adapted(chosen), mixed, features, chosen, val=mixed)
+    made.run()
+    assert watch.epochs[0].val_loss is not None
+    assert watch.epochs[0].val_loss > 4
+    assert watch.epochs[-1].val_loss == pytest.approx(0, abs=0.05)
+
+
+def test_the_base_stays_as_it_was(adapted: Adapted, mixed: list[Example], features: FeatureCache) -> None:
+    model = adapted(QUICK)
+    before = {name: np.array(array) for name, array in tree_flatten(model.parameters())}
+    trainer(model, mixed, features, QUICK)[0].run()
+    changed = {n for n, array in tree_flatten(model.parameters()) if not np.array_equal(array, before[n])}
+    assert changed == set(adapter_of(model))
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_same_seed_same_bytes(
+    adapted: Adapted, mixed: list[Example], features: FeatureCache, tmp_path: Path, seed: int
+) -> None:
+    chosen = settings(dropout=0.3, seed=seed, accumulate=2)
+
+    def trained(directory: Path, disturbance: int) -> bytes:
+        model = adapted(chosen)
+
+        def validate(_: Base) -> float:
+            mx.random.seed(disturbance)
+            return float(mx.random.uniform())  # draws random numbers, as a sampler would
+
+        trainer(model, mixed, features, chosen, mixed, validate)[0].run()
+        directory.mkdir()
+        save_adapter(directory, model, chosen, BaseModelId(id="tiny", fingerprint="0"))
+        return (directory / "adapters.safetensors").read_bytes()
+
+    first = trained(tmp_path / "first", 1)
+    assert first == trained(tmp_path / "second", 2)
+    other = settings(dropout=0.3, seed=seed + 1, accumulate=2)
+    model = adapted(chosen)  # the same start, so that only order and dropout differ
+    trainer(model, mixed, features, other)[0].run()
+    (tmp_path / "third").mkdir()
+    save_adapter(tmp_path / "third", model, chosen, BaseModelId(id="tiny", fingerprint="0"))
+    assert first != (tmp_path / "third" / "adapters.safetensors").read_bytes()
+
+
+def test_dropout_acts(adapted: Adapted, mixed: list[Example], features: FeatureCache) -> None:
+    losses = set()
+    for dropout in (0.0, 0.5):
+        chosen = settings(dropout=dropout)
+        made, watch = trainer(adapted(chosen), mixed, features, chosen)
+        made.run()
+        losses.add(watch.steps[-1].loss)
+    assert len(losses) == 2
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "updates", "rows"), [(1, 1, 5, 1), (2, 2, 2, 1), (1, 3, 2, 2), (5, 1, 1, 5)]
+)
+def test_the_last_window_of_an_epoch_still_counts(
+    adapted: Adapted,
+    make_example: MakeExample,
+    features: FeatureCache,
+    batch_size: int,
+    accumulate: int,
+    updates: int,
+    rows: int,
+) -> None:
+    chosen = settings(epochs=2, batch_size=batch_size, accumulate=accumulate)
+    five = [make_example(f"row{i}") for i in range(5)]
+    made, watch = trainer(adapted(chosen), five, features, chosen)
+    outcome = made.run()
+    assert outcome.steps == made.total == len(watch.steps) == 2 * updates
+    for epoch in (1, 2):
+        assert sum(step.rows for step in watch.steps if step.epoch == epoch) == 5
+    if batch_size == 1:
+        assert watch.steps[updates - 1].rows == rows
+
+
+def test_rates_follow_the_schedule(adapted: Adapted, mixed: list[Example], features: FeatureCache) -> None:
+    chosen = settings(schedule="linear", warmup=0.5, epochs=4, batch_size=4, lr=1e-3)
+    made, watch = trainer(adapted(chosen), mixed, features, chosen)
+    made.run()
+    assert [step.learning_rate for step in watch.steps] == pytest.approx([0, 5e-4, 1e-3, 5e-4])
+
+
+def test_clipping_reaches_the_update(adapted: Adapted, mixed: list[Example], features: FeatureCache) -> None:
+    """AdamW forgets a common factor of all gradients, so look at its first moment."""
+    sizes = {}
+    for largest in (0.0, 1e-3):
+        chosen = settings(clip=largest)
+        made, _ = trainer(adapted(chosen), mixed, features, chosen)
+        norm = made.update([mixed], epoch=1).gradient_norm
+        moments = [np.array(v) for n, v in tree_flatten(made.optimizer.state) if n.endswith(".m")]
+        sizes[largest] = math.sqrt(sum(float((moment**2).sum()) for moment in moments)) / 0.1
+        assert norm > 1e-3
+    assert sizes[1e-3] == pytest.approx(1e-3, rel=1e-3)
+    assert sizes[0.0] == pytest.approx(norm, rel=1e-4)
+
+
+def test_nan_stops_before_the_update(adapted: Adapted, mixed: list[Example], features: FeatureCache) -> None:
+    one = mixed[1].images[0]
+    features.features[one] = features.features[one] * math.nan
+    model = adapted(QUICK)
+    before = adapter_of(model)
+    made, watch = trainer(model, mixed[1:2], features, QUICK)
+    with pytest.raises(MedloraError, match=r"the loss is nan at update 1, epoch 1; cases: one") as caught:
+        made.run()
+    assert caught.value.exit_code == 1
+    assert "--lr" in (caught.value.hint or "")
+    assert watch.saves == []
+    assert all(np.array_equal(before[name], value) for name, value in adapter_of(model).items())
+
+
+def test_an_infinite_gradient_stops_too(
+    adapted: Adapted, mixed: list[Example], features: FeatureCache
+) -> None:
+    made, _ = trainer(adapted(QUICK), mixed, features, QUICK)
+    found = made.gradient
+    made.gradient = lambda model, batch: (found(model, batch)[0], {"a": mx.array([math.inf])})
+    with pytest.raises(MedloraError, match=r"the gradient is inf at update 1, epoch 1; cases: text, one"):
+        made.update([mixed[:2]], epoch=1)
+
+
+def test_epoch_0_is_the_base(adapted: Adapted, mixed: list[Example], features: FeatureCache) -> None:
+    made, watch = trainer(adapted(QUICK), mixed, features, QUICK, val=mixed, validate=lambda _: 0.25)
+    made.run()
+    assert isinstance(watch.events[0], Plan)
+    first = watch.events[1]
+    assert isinstance(first, Epoch)
+    assert (first.epoch, first.train_loss, first.val_accuracy, first.best) == (0, None, 0.25, False)
+    assert first.perplexity == pytest.approx(math.exp(first.val_loss or 0))
+    assert [epoch.epoch for epoch in watch.epochs] == [0, 1, 2]
+    assert watch.events[0].trainable == sum(array.size for array in adapter_of(made.model).values())
+
+
+def losses(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
+    """Let validation find these losses, epoch 0 first."""
+    found = iter(values)
+    monkeypatch.setattr(Trainer, "validation_loss", lambda self, epoch: next(found))
+
+
+def test_best_and_last(
+    adapted: Adapted, mixed: list[Example], features: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses(monkeypatch, 1.0, 3.0, 2.0, 2.0, 2.5)
+    chosen = settings(epochs=4)
+    made, watch = trainer(adapted(chosen), mixed, features, chosen, val=mixed)
+    outcome = made.run()
+    assert outcome.best_epoch == 2, "the first of equal losses; epoch 0 has no adapter to keep"
+    assert [epoch.best for epoch in watch.epochs] == [False, True, True, False, False]
+    assert watch.saves == ["last", "best", "last", "best", "last", "last"]
+
+
+@pytest.mark.parametrize(
+    ("patience", "trained", "early"), [(1, 3, True), (2, 4, True), (3, 5, False), (None, 5, False)]
+)
+def test_patience(
+    adapted: Adapted,
+    mixed: list[Example],
+    features: FeatureCache,
+    monkeypatch: pytest.MonkeyPatch,
+    patience: int | None,
+    trained: int,
+    early: bool,
+) -> None:
+    losses(monkeypatch, 9.0, 3.0, 2.0, 2.1, 2.2, 2.3)
+    chosen = settings(epochs=5, patience=patience)
+    outcome = trainer(adapted(chosen), mixed, features, chosen, val=mixed)[0].run()
+    assert (outcome.epochs[-1].epoch, outcome.stopped_early, outcome.best_epoch) == (trained, early, 2)
+
+
+def test_an_overflowing_perplexity_is_none(
+    adapted: Adapted, mixed: list[Example], features: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses(monkeypatch, 800.0, 800.0, 1.0)
+    outcome = trainer(adapted(QUICK), mixed, features, QUICK, val=mixed)[0].run()
+    assert [epoch.perplexity for epoch in outcome.epochs] == [None, None, pytest.approx(math.e)]
+
+
+def test_without_validation_the_last_is_the_best(
+    adapted: Adapted, mixed: list[Example], features: FeatureCache
+) -> None:
+    made, watch = trainer(adapted(QUICK), mixed, features, QUICK, validate=lambda _: 1.0)
+    outcome = made.run()
+    assert outcome.best_epoch == 2
+    assert watch.saves == ["last", "best"] * 2
+    assert all((epoch.val_loss, epoch.val_accuracy) == (None, None) for epoch in watch.epochs)
+
+
+def test_validation_has_no_dropout_and_training_goes_on_with_it(
+    adapted: Adapted, mixed: list[Example], features: FeatureCache
+) -> None:
+    chosen = settings(dropout=0.5)
+    modes = []
+    made, watch = trainer(
+        adapted(chosen), mixed, features, chosen, mixed, lambda model: modes.append(model.training)
+    )
+    made.run()
+    assert modes == [False, False, False]
+    assert made.validation_loss(2) == watch.epochs[-1].val_loss
+
+
+def test_an_interrupt_keeps_what_was_trained(
+    adapted: Adapted, mixed: list[Example], features: FeatureCache
+) -> None:
+    made, watch = trainer(adapted(QUICK), mixed, features, QUICK)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Step):
+            raise KeyboardInterrupt
+
+    made.listeners = [stop]
+    outcome = made.run()
+    assert (outcome.interrupted, outcome.steps, outcome.best_epoch) == (True, 1, None)
+    assert watch.saves == ["last", "best"]
+
+
+def test_an_interrupt_before_the_first_update_keeps_nothing(
+    adapted: Adapted, mixed: list[Example], features: FeatureCache
+) -> None:
+    made, watch = trainer(adapted(QUICK), mixed, features, QUICK)
+
+    def stop(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    made.listeners = [stop]
+    with pytest.raises(KeyboardInterrupt):
+        made.run()
+    assert watch.saves == []
+
+
+def test_no_examples_are_refused(adapted: Adapted, features: FeatureCache) -> None:
+    with pytest.raises(InputError, match="no training examples"):
+        trainer(adapted(QUICK), [], features, QUICK)
+
+
+def test_patience_without_validation_is_refused(
+    adapted: Adapted, mixed: list[Example], features: FeatureCache
+) -> None:
+    with pytest.raises(InputError, match="patience needs a validation split"):
+        trainer(adapted(QUICK), mixed, features, settings(patience=1))
+
+
+def test_a_text_only_model_trains(
+    tiny_config: object, make_example: MakeExample, features: FeatureCache
+) -> None:
+    from mlx_medlora.gemma.config import ModelConfig
+    from mlx_medlora.gemma.model import build
+    from mlx_medlora.lora.layers import attach
+
+    assert isinstance(tiny_config, ModelConfig)
+    mx.random.seed(1)
+    model = build(tiny_config.model_copy(update={"vision": None}))
+    attach(model, QUICK.lora)
+    made, watch = trainer(model, [make_example("a"), make_example("b")], features, settings(epochs=8))
+    made.run()
+    assert watch.steps[-1].loss < watch.steps[0].loss / 2
