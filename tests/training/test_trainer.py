@@ -101,12 +101,15 @@ def test_accumulated_gradients_are_those_of_the_whole(
 
 
 def test_it_learns_by_heart(adapted: Adapted, mixed: list[Example], features: FeatureCache) -> None:
-    chosen = settings(epochs=80, batch_size=4, rank=8)
+    """The frozen random head bounds the logits, and so the loss from below: 0.22, whatever is trained."""
+    chosen = settings(epochs=40, batch_size=4, rank=8)
     made, watch = trainer(adapted(chosen), mixed, features, chosen, val=mixed)
     made.run()
-    assert watch.epochs[0].val_loss is not None
-    assert watch.epochs[0].val_loss > 4
-    assert watch.epochs[-1].val_loss == pytest.approx(0, abs=0.05)
+    first, last = watch.epochs[0].val_loss, watch.epochs[-1].val_loss
+    assert first is not None
+    assert last is not None
+    assert first > 6
+    assert last < 0.3
 
 
 def test_the_base_stays_as_it_was(adapted: Adapted, mixed: list[Example], features: FeatureCache) -> None:
