@@ -1,0 +1,218 @@
+"""From a dataset directory to an adapter directory, on the embedded model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from mlx_medlora.errors import InputError, Interrupted, MedloraError
+from mlx_medlora.lora.load import load_model
+from mlx_medlora.training.dry_run import dry_run
+from mlx_medlora.training.events import Epoch, Event, Features, Plan, Step
+from mlx_medlora.training.run import Validation, run_training
+from mlx_medlora.training.settings import TrainSettings
+
+SETTINGS = TrainSettings(epochs=2, batch_size=2, lr=1e-3, rank=2, warmup=0.0)
+ANSWERS = ("CORRECT - Treatment matches imaging findings", "ERROR - Surgery for a normal film")
+
+
+def row(index: int, image: str | None) -> dict[str, Any]:
+    case = {
+        "id": f"case{index}",
+        "instruction": "You are trained to detect clinical errors.",
+        "input": f"**Patient Information:** Age {40 + index}. The film is normal. Rest.",
+        "output": ANSWERS[index % 2],
+        "metadata": {"modality": "xray"},
+    }
+    return case if image is None else {**case, "image_path": f"images/{image}", "image_file": image}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Five training rows (two share an image, two have none) and two for validation."""
+    root = tmp_path / "data"
+    (root / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.png", "c.png"):
+        Image.fromarray(rng.integers(0, 256, (50, 60, 3), dtype=np.uint8)).save(root / "images" / name)
+    splits = {"train": ["a.png", None, "b.png", "a.png", None], "val": ["c.png", None]}
+    for split, images in splits.items():
+        rows = [row(index, image) for index, image in enumerate(images)]
+        (root / f"{split}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    return root
+
+
+def weights(adapter: Path) -> bytes:
+    return (adapter / "adapters.safetensors").read_bytes()
+
+
+def test_the_adapter_directory_is_complete(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "adapter"
+    seen: list[Event] = []
+    result = run_training(tiny_medgemma, data, output, SETTINGS, listeners=[seen.append])
+    files = sorted(str(path.relative_to(output)) for path in output.rglob("*") if path.is_file())
+    assert files == [
+        "adapter_config.json",
+        "adapters.safetensors",
+        "checkpoints/last/adapter_config.json",
+        "checkpoints/last/adapters.safetensors",
+        "metrics.jsonl",
+        "run.json",
+    ]
+    assert [type(event) for event in seen[-1:]] == [Epoch]
+    assert [event for event in seen if isinstance(event, Features)][-1] == Features(3, 3)
+    assert len([event for event in seen if isinstance(event, Step)]) == 6
+    run = json.loads((output / "run.json").read_text())
+    assert run == result.record.model_dump(mode="json")
+    assert run["settings"] == json.loads(SETTINGS.model_dump_json())
+    assert run["updates"] == 6
+    assert run["data"]["train"]["rows"] == 5
+    assert run["val_loss"] == min(epoch["val_loss"] for epoch in run["epochs"])
+    assert run["trainable_parameters"] == sum(array.size for array in load_file(output / files[1]).values())
+    assert str(tmp_path) not in "".join((output / name).read_text() for name in files if "json" in name)
+    assert len((output / "metrics.jsonl").read_text().splitlines()) == 6 + 3
+
+
+def test_the_adapter_answers_otherwise(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
+    run_training(tiny_medgemma, data, tmp_path / "adapter", SETTINGS)
+    ids = mx.array([[2, 5, 9, 12]])
+    base, tuned = load_model(tiny_medgemma), load_model(tiny_medgemma, tmp_path / "adapter")
+    assert not mx.allclose(base(ids), tuned(ids), atol=1e-4)
+    assert mx.array_equal(tuned(ids), load_model(tiny_medgemma, tmp_path / "adapter")(ids))
+
+
+def test_same_seed_same_bytes(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        run_training(tiny_medgemma, data, tmp_path / name, SETTINGS)
+    run_training(tiny_medgemma, data, tmp_path / "three", SETTINGS.model_copy(update={"seed": 1}))
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+    assert weights(tmp_path / "one") != weights(tmp_path / "three")
+
+
+def test_accuracy_comes_from_the_validator(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
+    given: list[Validation] = []
+    accuracies = iter([0.5, 0.75, 1.0])
+
+    def validate(validation: Validation) -> float:
+        given.append(validation)
+        return next(accuracies)
+
+    result = run_training(tiny_medgemma, data, tmp_path / "adapter", SETTINGS, validate=validate)
+    assert len(given) == 3
+    assert given[0].split == "val"
+    assert {path.name for path in given[0].features} == {"a.png", "b.png", "c.png"}
+    assert result.record.before is not None
+    assert result.record.before["val_accuracy"] == 0.5
+    assert [epoch["val_accuracy"] for epoch in result.record.epochs] == [0.75, 1.0]
+
+
+def test_without_validation_it_says_so(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
+    (data / "val.jsonl").unlink()
+    output = tmp_path / "adapter"
+    record = run_training(tiny_medgemma, data, output, SETTINGS).record
+    assert (record.best_epoch, record.val_loss, record.before) == (2, None, None)
+    assert record.best_by == "the last epoch, there being no validation split"
+    assert weights(output) == weights(output / "checkpoints" / "last")
+    with pytest.raises(InputError, match=r"patience needs a validation split \(val.jsonl\)"):
+        run_training(tiny_medgemma, data, tmp_path / "b", SETTINGS.model_copy(update={"patience": 1}))
+
+
+def test_another_base_refuses_the_adapter(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
+    run_training(tiny_medgemma, data, tmp_path / "adapter", SETTINGS)
+    other = tmp_path / "other"
+    shutil.copytree(tiny_medgemma, other)
+    file = str(next(other.glob("*.safetensors")))
+    tensors = mx.load(file)
+    assert isinstance(tensors, dict)
+    name = next(name for name in sorted(tensors) if name.endswith("layers.0.self_attn.k_proj.weight"))
+    mx.eval(tensors)  # before the file beneath them is written again
+    mx.save_safetensors(file, {**tensors, name: tensors[name] * 2}, metadata={"format": "pt"})
+    with pytest.raises(InputError, match="trained on another base"):
+        load_model(other, tmp_path / "adapter")
+
+
+def test_an_interrupt_leaves_a_usable_adapter(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "adapter"
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Step) and event.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="interrupted after 5 updates; the adapter of epoch 1 is in"):
+        run_training(tiny_medgemma, data, output, SETTINGS, listeners=[stop])
+    assert json.loads((output / "run.json").read_text())["interrupted"] is True
+    load_model(tiny_medgemma, output)
+    load_model(tiny_medgemma, output / "checkpoints" / "last")
+    assert weights(output) != weights(output / "checkpoints" / "last")
+
+
+def fail_at(kind: type) -> Callable[[Event], None]:
+    def listen(event: Event) -> None:
+        if isinstance(event, kind):
+            raise MedloraError("stop")
+
+    return listen
+
+
+@pytest.mark.parametrize("kind", [Features, Plan, Step, Epoch])
+def test_a_failure_leaves_nothing(tiny_medgemma: Path, data: Path, tmp_path: Path, kind: type) -> None:
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(MedloraError, match="stop"):
+        run_training(tiny_medgemma, data, tmp_path / "adapter", SETTINGS, listeners=[fail_at(kind)])
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_wrong_input_is_said_before_the_model_loads(
+    tiny_medgemma: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlx_medlora.training.setup.load_base", lambda *_: pytest.fail("loaded"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(InputError, match="exists and is not empty"):
+        run_training(tiny_medgemma, data, tmp_path / "full", SETTINGS)
+    with pytest.raises(InputError, match="no such model directory"):
+        run_training(tmp_path / "absent", data, tmp_path / "adapter", SETTINGS)
+    with pytest.raises(InputError, match=r"train\.jsonl:1: case 'case0' takes \d+ tokens; the limit is 9"):
+        run_training(tiny_medgemma, data, tmp_path / "adapter", SETTINGS.model_copy(update={"max_length": 9}))
+    (data / "train.jsonl").write_text("\n")
+    with pytest.raises(InputError, match="'train' is empty"):
+        run_training(tiny_medgemma, data, tmp_path / "adapter", SETTINGS)
+    (data / "train.jsonl").unlink()
+    with pytest.raises(InputError, match=r"no training split \(train.jsonl\)"):
+        run_training(tiny_medgemma, data, tmp_path / "adapter", SETTINGS)
+
+
+def test_dry_run_shows_what_is_supervised(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    shown = dry_run(tiny_medgemma, data, SETTINGS)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert shown.supervised_text.startswith(ANSWERS[0])
+    assert shown.supervised_text.removeprefix(ANSWERS[0]).strip() == "<end_of_turn>"
+    assert (shown.case_id, shown.where) == ("case0", "train.jsonl:1")
+    assert (shown.train_rows, shown.val_rows, shown.updates) == (5, 2, 6)
+    assert shown.loss > 0
+    assert shown.gradient_norm > 0
+    images = [token for token in shown.tokens if token.count > 1]
+    assert len(images) == 1
+    assert sum(token.count for token in shown.tokens) <= shown.longest_row
+
+
+def test_dry_run_steps_on_the_longest_row(tiny_medgemma: Path, data: Path) -> None:
+    """The step that would run out of memory is the one to try."""
+    settings = SETTINGS.model_copy(update={"batch_size": 1, "dropout": 0.0})
+    short = dry_run(tiny_medgemma, data, settings)
+    rows = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
+    rows[3]["input"] += " The film is normal." * 20
+    (data / "train.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    long = dry_run(tiny_medgemma, data, settings)
+    assert long.longest_row > short.longest_row + 50
+    assert long.loss != short.loss
