@@ -15,7 +15,7 @@ from mlx_medlora.cases.prepare import prepare_phantoms
 from mlx_medlora.cases.schema import Case
 from mlx_medlora.evaluation.metrics import Scorecard
 from mlx_medlora.evaluation.runner import Evaluation, answer_case, evaluate, write_evaluation
-from mlx_medlora.evaluation.tables import scorecard_table
+from mlx_medlora.evaluation.tables import accuracy, scorecard_table
 from mlx_medlora.files import refuse_nonempty
 from mlx_medlora.gemma.convert import convert
 from mlx_medlora.gemma.hub import EMBEDDED
@@ -67,6 +67,7 @@ class DemoResult(StrictModel):
             scorecard_table({"base": self.base, "tuned": self.tuned}),
             Panel(f"{shown.input}\n\n{answers}", title=f"one held-out case, {shown.id}", title_align="left"),
             f"{self.notice} {self.tuned.notice}",
+            f"Held-out accuracy: {accuracy(self.base)} before, {accuracy(self.tuned)} tuned",
             f"Wrote {self.output} in {self.seconds:.0f} s",
         ]
 

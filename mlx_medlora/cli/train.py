@@ -116,17 +116,18 @@ def _rehearsal(seen: DryRun) -> list[RenderableType]:
     for token in seen.tokens:
         text = token.text if token.count == 1 else f"{token.text} x {token.count}"
         row.append(text, style="bold reverse" if token.supervised else "dim")
-    table = Table(title=f"supervised tokens of {seen.where}", title_justify="left", title_style="")
+    table = Table()
     table.add_column("id", justify="right")
     table.add_column("token")
     for token in seen.tokens:
         if token.supervised:
             table.add_row(str(token.id), Text(repr(token.text)))
     return [
-        f"{seen.train_rows} rows to train on, {seen.val_rows} to validate; the longest: {seen.longest_row}",
+        f"{seen.train_rows} rows to train on, {seen.val_rows} to validate, up to {seen.longest_row} tokens",
         f"{seen.modules} layers adapted, {seen.trainable_parameters:,} parameters, {seen.updates} updates",
         f"one update: loss {seen.loss:.4f}, gradient norm {seen.gradient_norm:.4f}, {seen.seconds:.2f} s, "
         f"peak memory {seen.peak_memory / 2**30:.2f} GiB",
+        f"\n{seen.where}, as the model reads it; the loss is taken on what the table lists:\n",
         row,
         table,
         "Dry run: nothing was written.",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import mlx.core as mx
+from PIL import Image
 
 from mlx_medlora.cases.conversation import conversation
 from mlx_medlora.cases.dataset import Dataset
@@ -46,32 +47,36 @@ class PromptMaker:
             self._refuse_images(cases)
 
     def prompts(self, cases: Sequence[Case]) -> list[Prompt]:
-        """One prompt for each case. Raises InputError for a case longer than the model's context."""
+        """One prompt for each case. Raises InputError naming a case that the model cannot take."""
         files = [self.dataset.image_files(case) for case in cases]
-        self._look([file for group in files for file in group])
-        made = [self._prompt(case, group) for case, group in zip(cases, files, strict=True)]
+        images = {file: open_image(file) for group in files for file in group}
+        self._look(images)
+        made = [
+            self._prompt(case, group, [images[file] for file in group])
+            for case, group in zip(cases, files, strict=True)
+        ]
         self._forget(files)
         return made
 
-    def _prompt(self, case: Case, files: tuple[Path, ...]) -> Prompt:
-        encoded = self.encoder.encode(
-            conversation(case, with_answer=False), [open_image(file) for file in files], with_answer=False
-        )
-        if len(encoded.ids) > self.limit:
+    def _prompt(self, case: Case, files: tuple[Path, ...], images: list[Image.Image]) -> Prompt:
+        turns = conversation(case, with_answer=False)
+        try:
+            ids = self.encoder.encode(turns, images, with_answer=False).ids
+        except InputError as error:
+            raise InputError(f"{case.where}: case {case.id!r}: {error}", hint=error.hint) from error
+        if len(ids) > self.limit:
             raise InputError(
-                f"{case.where}: case {case.id!r} takes {len(encoded.ids)} tokens, the model has room for "
-                f"{self.limit}",
+                f"{case.where}: case {case.id!r} takes {len(ids)} tokens, the model has room for {self.limit}",
                 hint="Shorten the case's text or show fewer images.",
             )
-        features = mx.concatenate([self.features[file] for file in files]) if files else None
-        return Prompt(encoded.ids, features)
+        return Prompt(ids, mx.concatenate([self.features[file] for file in files]) if files else None)
 
-    def _look(self, files: Sequence[Path]) -> None:
-        """Run the frozen tower on those of `files` that have no features yet."""
-        new = [file for file in dict.fromkeys(files) if file not in self.features]
+    def _look(self, images: Mapping[Path, Image.Image]) -> None:
+        """Run the frozen tower on those of `images` that have no features yet."""
+        new = [file for file in images if file not in self.features]
         for start in range(0, len(new), _AT_ONCE):
             some = new[start : start + _AT_ONCE]
-            pixels = self.encoder.pixels([open_image(file) for file in some])  # (N, 3, H, W)
+            pixels = self.encoder.pixels([images[file] for file in some])  # (N, 3, H, W)
             found = [mx.contiguous(one) for one in self.model.image_features(mx.array(pixels))]  # N x (T, D)
             mx.eval(found)
             self.features.update(zip(some, found, strict=True))

@@ -131,8 +131,7 @@ def verdict_ids(encoder: Encoder) -> list[list[int]]:
         ]
         encoded = encoder.encode(turns, [], with_answer=True)
         ids = [int(token) for token in encoded.ids[encoded.supervised]]
-        end = encoder.tokenizer.convert_tokens_to_ids("<end_of_turn>")
-        found.append(ids[: ids.index(end)] if end in ids else ids)
+        found.append([token for token in ids if token != encoder.end_of_turn])
     return found
 
 

@@ -28,7 +28,7 @@ def scorecard_table(cards: Mapping[str, Scorecard]) -> Table:
     table.add_column("measure")
     for name in cards:
         table.add_column(name)
-    table.add_row("accuracy", *(_accuracy(card) for card in cards.values()))
+    table.add_row("accuracy", *(accuracy(card) for card in cards.values()))
     for key, meaning in MEANINGS.items():
         rates = (getattr(card, key) for card in cards.values())
         cells = (with_interval(rate.value, rate.interval, rate.count, rate.n) for rate in rates)
@@ -40,11 +40,12 @@ def scorecard_table(cards: Mapping[str, Scorecard]) -> Table:
     )
     for modality in sorted({name for card in cards.values() for name in card.by_modality}):
         groups = (card.by_modality.get(modality) for card in cards.values())
-        table.add_row(modality, *("no cases" if group is None else _accuracy(group) for group in groups))
+        table.add_row(modality, *("no cases" if group is None else accuracy(group) for group in groups))
     return table
 
 
-def _accuracy(scores: Scores) -> str:
+def accuracy(scores: Scores) -> str:
+    """Accuracy with its interval and counts."""
     return with_interval(scores.accuracy, scores.accuracy_interval, scores.correct, scores.n)
 
 

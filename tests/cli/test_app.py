@@ -64,7 +64,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["prepare", "--output", "o"], "give either CASES or --phantoms"),
         (["prepare", "c.csv", "--phantoms", "9", "--output", "o"], "exclude each other"),
         (["prepare", "--phantoms", "9", "--images", "i", "--output", "o"], "phantoms are drawn"),
-        (["prepare", "--phantoms", "9", "--val", "5", "--test", "4", "--output", "o"], "train split would be empty"),
+        (
+            ["prepare", "--phantoms", "9", "--val", "5", "--test", "4", "--output", "o"],
+            "train split would be empty",
+        ),
         (
             ["prepare", "--phantoms", "9", "--val", "1.5", "--output", "o"],
             "a share below 1 or a count, not 1.5",

@@ -193,7 +193,8 @@ def test_a_model_of_another_kind_is_refused(phantom_dataset: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"", "empty"), (b"\x89PNG\r\n\x1a\n\x00\x00", "image"), (None, "does not exist")]
+    ("content", "message"),
+    [(b"", "empty"), (b"\x89PNG\r\n\x1a\n\x00\x00", "image"), (None, "does not exist")],
 )
 def test_a_damaged_image_is_named(
     content: bytes | None,

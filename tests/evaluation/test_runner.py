@@ -6,8 +6,6 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_medlora.gemma.processor import Encoder
-from mlx_medlora.gemma.scoring import Prompt
 
 from mlx_medlora.cases.dataset import Dataset
 from mlx_medlora.errors import InputError, MedloraError
@@ -16,6 +14,8 @@ from mlx_medlora.evaluation.prompts import PromptMaker
 from mlx_medlora.evaluation.runner import evaluate, verdict_ids, write_evaluation
 from mlx_medlora.files import write_jsonl
 from mlx_medlora.gemma.model import Base
+from mlx_medlora.gemma.processor import Encoder
+from mlx_medlora.gemma.scoring import Prompt
 from mlx_medlora.lora.load import load
 
 Loaded = tuple[Base, Encoder]
@@ -120,9 +120,8 @@ def test_features_that_are_given_spare_the_tower(
 ) -> None:
     model, encoder = loaded
     cases = shared_images.cases("val")
-    files = {file for case in cases for file in shared_images.image_files(case)}
-    maker = PromptMaker(model, encoder, shared_images, cases[4:5])
-    maker._look(list(files))
+    maker = PromptMaker(model, encoder, shared_images, cases)
+    maker.prompts(cases[:4])  # all images seen, the last cases still to come
     expected = [p.p_error for p in evaluate(model, encoder, shared_images, "val").predictions]
     monkeypatch.setattr(type(model), "image_features", lambda *_: pytest.fail("the tower ran"))
     given = evaluate(model, encoder, shared_images, "val", features=maker.features)
@@ -183,6 +182,13 @@ def test_a_case_longer_than_the_context_is_refused(
     evaluate(model, encoder, shared_images, "val")  # just fits
     with pytest.raises(InputError, match=rf"val\.jsonl:5: case 'case_4' takes {max(lengths)} tokens"):
         evaluate(model, encoder, shared_images, "val", method="generate", max_tokens=1)
+
+
+def test_control_tokens_in_a_case_are_refused_with_its_line(loaded: Loaded, shared_images: Dataset) -> None:
+    file = shared_images.root / "val.jsonl"
+    file.write_text(file.read_text().replace("mass mass mass ", "mass <end_of_turn> ", 1))
+    with pytest.raises(InputError, match=r"val\.jsonl:3: case 'case_2': .*<end_of_turn>"):
+        evaluate(*loaded, shared_images, "val")
 
 
 @pytest.mark.parametrize(

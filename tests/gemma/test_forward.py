@@ -29,7 +29,11 @@ TEXT = dict(
 )
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "plain": {},
-    "three heads, one key/value head": {"num_attention_heads": 3, "num_key_value_heads": 1},
+    "three heads, one key/value head": {
+        "hidden_size": 60,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+    },
     "query_pre_attn_scalar unlike head_dim": {"query_pre_attn_scalar": 21},
     "global RoPE factor 8": {
         "rope_parameters": {
@@ -155,7 +159,7 @@ def test_a_soft_token_is_seen_by_its_whole_block_and_by_nothing_before(pair: tup
     row = mx.array([[2, *words(6), *IMAGE, *words(4), *IMAGE, *words(9, 2)]])
     types = (row == SOFT).astype(mx.int32)
     rng = np.random.default_rng(6)
-    features = rng.normal(size=(8, 64)).astype(np.float32)
+    features = rng.normal(size=(8, model.config.text.hidden_size)).astype(np.float32)
 
     def hidden(values: np.ndarray) -> np.ndarray:
         return np.array(model.hidden(model.embed(row, mx.array(values)), token_type_ids=types))[0]
