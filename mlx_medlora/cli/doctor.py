@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from mlx_medlora import __version__
 from mlx_medlora.cli.options import Json, examples
 from mlx_medlora.cli.output import out
 
@@ -40,7 +41,7 @@ def doctor(json: Json = False) -> None:
     found = {
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {"mlx-medlora": __version__, **{name: _version(name) for name in PACKAGES}},
         **_mlx(),
         "memory": _memory(),
         "disk_free_gib": _gib(shutil.disk_usage(Path.cwd()).free),

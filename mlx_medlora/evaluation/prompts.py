@@ -66,7 +66,7 @@ class PromptMaker:
             raise InputError(f"{case.where}: case {case.id!r}: {error}", hint=error.hint) from error
         if len(ids) > self.limit:
             raise InputError(
-                f"{case.where}: case {case.id!r} takes {len(ids)} tokens, the model has room for {self.limit}",
+                f"{case.where}: case {case.id!r} takes {len(ids)} tokens, there is room for {self.limit}",
                 hint="Shorten the case's text or show fewer images.",
             )
         return Prompt(ids, mx.concatenate([self.features[file] for file in files]) if files else None)

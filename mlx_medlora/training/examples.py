@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from mlx_medlora.cases.conversation import conversation
 from mlx_medlora.cases.dataset import Dataset
@@ -63,15 +62,15 @@ def build_examples(
         files = dataset.image_files(case)
         if files and config.text_only:
             raise _at(case, dataset, "the case has an image, and this is a text-only model")
-        example = _example(case, files, [opened(file) for file in files], encoder)
+        images = [opened(file) for file in files]
+        try:
+            encoded = encoder.encode(conversation(case, with_answer=True), images, with_answer=True)
+        except InputError as error:
+            raise _at(case, dataset, f"case {case.id!r}: {error}", error.hint) from error
+        example = Example(encoded.ids, encoded.supervised, files, case.id, case.where)
         _check(example, case, dataset, config, limit)
         examples.append(example)
     return examples
-
-
-def _example(case: Case, files: tuple[Path, ...], images: list[Image.Image], encoder: Encoder) -> Example:
-    encoded = encoder.encode(conversation(case, with_answer=True), images, with_answer=True)
-    return Example(encoded.ids, encoded.supervised, files, case.id, case.where)
 
 
 def _check(example: Example, case: Case, dataset: Dataset, config: ModelConfig, limit: int) -> None:

@@ -19,7 +19,6 @@ from mlx_medlora.training.examples import Example, build_examples
 class Encoded:
     ids: np.ndarray
     supervised: np.ndarray
-    n_images: int
 
 
 class Letters:
@@ -37,7 +36,14 @@ class Letters:
                 new = soft if part["type"] == "image" else [ord(letter) for letter in part["text"]]
                 ids += new
                 supervised += [turn["role"] == "assistant"] * len(new)
-        return Encoded(np.array(ids, dtype=np.int32), np.array(supervised), len(images))
+        return Encoded(np.array(ids, dtype=np.int32), np.array(supervised))
+
+
+@pytest.fixture
+def short(tiny_config: ModelConfig) -> ModelConfig:
+    """The small model with a context of 128 tokens."""
+    text = tiny_config.text.model_copy(update={"max_position_embeddings": 128})
+    return tiny_config.model_copy(update={"text": text})
 
 
 def dataset(directory: Path, *rows: dict[str, Any]) -> Dataset:
@@ -65,11 +71,10 @@ def test_images_text_and_place(tmp_path: Path, tiny_config: ModelConfig) -> None
     assert [example.targets for example in examples] == [len("ERROR - no")] * 3
 
 
-def test_a_row_longer_than_the_context(tmp_path: Path, tiny_config: ModelConfig) -> None:
-    limit = tiny_config.text.max_position_embeddings
-    data = dataset(tmp_path, {}, {"input": "x" * limit})
-    with pytest.raises(InputError, match=rf"case 'case1' takes \d+ tokens; the limit is {limit}") as caught:
-        built(data, tiny_config)
+def test_a_row_longer_than_the_context(tmp_path: Path, short: ModelConfig) -> None:
+    data = dataset(tmp_path, {}, {"input": "x" * 128})
+    with pytest.raises(InputError, match=r"case 'case1' takes 145 tokens; the limit is 128") as caught:
+        built(data, short)
     assert str(caught.value).startswith(f"{tmp_path / 'train.jsonl'}:2: ")
 
 
@@ -81,10 +86,22 @@ def test_max_length_is_the_lower_limit(tmp_path: Path, tiny_config: ModelConfig)
         built(data, tiny_config, max_length=length - 1)
 
 
-def test_max_length_does_not_lift_the_models_limit(tmp_path: Path, tiny_config: ModelConfig) -> None:
-    data = dataset(tmp_path, {"input": "x" * 9999})
-    with pytest.raises(InputError, match=f"the limit is {tiny_config.text.max_position_embeddings}"):
-        built(data, tiny_config, max_length=10**6)
+def test_max_length_does_not_lift_the_models_limit(tmp_path: Path, short: ModelConfig) -> None:
+    data = dataset(tmp_path, {"input": "x" * 128})
+    with pytest.raises(InputError, match="the limit is 128"):
+        built(data, short, max_length=10**6)
+
+
+def test_what_cannot_be_tokenised_is_named(tmp_path: Path, tiny_config: ModelConfig) -> None:
+    class Refuses(Letters):
+        def encode(self, *_: Any, **__: Any) -> Encoded:
+            raise InputError("the text holds a control token", hint="Remove it.")
+
+    data = dataset(tmp_path, {})
+    with pytest.raises(InputError, match="control token") as caught:
+        build_examples(data.cases("train"), data, Refuses(tiny_config), tiny_config, None)
+    assert str(caught.value).startswith(f"{tmp_path / 'train.jsonl'}:1: case 'case0': the text")
+    assert caught.value.hint == "Remove it."
 
 
 def test_cut_image_tokens(tmp_path: Path, tiny_config: ModelConfig) -> None:
