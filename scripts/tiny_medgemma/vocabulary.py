@@ -95,7 +95,7 @@ def _learned_pieces(texts: Iterable[str], pieces: int) -> _Learned:
     scratch.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split("\n", "removed"), pre_tokenizers.Split("▁", "merged_with_next")]
     )
-    scratch.train_from_iterable(sorted(set(texts)), trainers.BpeTrainer(vocab_size=pieces, show_progress=False))
+    scratch.train_from_iterator(sorted(set(texts)), trainers.BpeTrainer(vocab_size=pieces, show_progress=False))
     model = json.loads(scratch.to_str())["model"]
     ordered = sorted(model["vocab"], key=model["vocab"].get)
     return _Learned(ordered, [(left, right) for left, right in model["merges"]])
