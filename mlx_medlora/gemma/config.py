@@ -167,7 +167,9 @@ def _check(config: ModelConfig, allow_unscaled_rope: bool) -> None:
             f"{vision.patches_per_side} patches into squares"
         )
     if vision.hidden_size % vision.num_attention_heads:
-        raise ValueError(f"vision width {vision.hidden_size} does not divide into {vision.num_attention_heads} heads")
+        raise ValueError(
+            f"vision width {vision.hidden_size} does not divide into {vision.num_attention_heads} heads"
+        )
 
 
 def published_config(config: ModelConfig) -> dict[str, Any]:

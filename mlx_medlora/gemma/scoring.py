@@ -31,7 +31,9 @@ def prefill(model: Base, prompts: Sequence[Prompt]) -> tuple[mx.array, Cache]:
     length = max(len(prompt.ids) for prompt in prompts)
     padding = [length - len(prompt.ids) for prompt in prompts]
     pad = model.config.pad_token_id
-    ids = np.stack([np.pad(p.ids, (n, 0), constant_values=pad) for p, n in zip(prompts, padding, strict=True)])
+    ids = np.stack(
+        [np.pad(p.ids, (n, 0), constant_values=pad) for p, n in zip(prompts, padding, strict=True)]
+    )
     shown = [prompt.features for prompt in prompts if prompt.features is not None]
     features = mx.concatenate(shown) if shown else None
     tokens = mx.array(ids)  # (B, L)

@@ -136,7 +136,8 @@ def published(config: dict[str, Any]) -> dict[str, Any]:
         "boi_token_index": config["boi_token_id"],
         "eoi_token_index": config["eoi_token_id"],
         "text_config": text | {"mm_tokens_per_image": config["mm_tokens_per_image"]},
-        "vision_config": vision | {"model_type": "siglip_vision_model", "hidden_act": ACTIVATION, "vision_use_head": False},
+        "vision_config": vision
+        | {"model_type": "siglip_vision_model", "hidden_act": ACTIVATION, "vision_use_head": False},
         "tie_word_embeddings": True,
         "torch_dtype": config["dtype"],
         **tokens,

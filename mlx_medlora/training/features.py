@@ -12,15 +12,23 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from mlx_medlora.cases.images import open_image
+from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.training.examples import Example
 
 if TYPE_CHECKING:
     from mlx_medlora.gemma.processor import Encoder
 
-_AT_ONCE = 4  # images in one pass of the tower: more gain no speed and cost memory
+_SCORES = 4096**2  # attention scores a head in one pass: MedGemma's 4,096 patches go one image at a time
+_MOST = 32  # images in one pass, however small
 
 Progress = Callable[[int, int], None]
+
+
+def at_once(config: ModelConfig) -> int:
+    """Images in one pass of the tower: more of them cost memory, and gain speed only where they are small."""
+    patches = 1 if config.vision is None else config.vision.patches_per_side**2
+    return max(1, min(_MOST, _SCORES // patches**2))
 
 
 class FeatureCache:
@@ -38,9 +46,9 @@ class FeatureCache:
         Raises InputError for an image that cannot be read.
         """
         files = list(dict.fromkeys(image for example in examples for image in example.images))
-        cache = cls()
-        for start in range(0, len(files), _AT_ONCE):
-            cache.add(files[start : start + _AT_ONCE], model, encoder)
+        cache, size = cls(), at_once(model.config)
+        for start in range(0, len(files), size):
+            cache.add(files[start : start + size], model, encoder)
             if progress is not None:
                 progress(len(cache.features), len(files))
         return cache

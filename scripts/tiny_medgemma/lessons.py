@@ -8,11 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
 from mlx_medlora.cases import card
 from mlx_medlora.cases.phantoms import MODALITIES
 from mlx_medlora.cases.vignettes import VOCABULARY
 
-NAMES = {"xray": "chest radiograph", "histopathology": "histology slide", "mri": "brain MRI", "ultrasound": "ultrasound scan"}
+NAMES = {
+    "xray": "chest radiograph",
+    "histopathology": "histology slide",
+    "mri": "brain MRI",
+    "ultrasound": "ultrasound scan",
+}
 SEEN = {True: "A finding is visible.", False: "Nothing abnormal is visible."}
 SEE_QUESTIONS = (
     "Is a finding visible?",
@@ -81,7 +87,9 @@ def claim(rng: np.random.Generator) -> Lesson:
 
 def repeat(rng: np.random.Generator) -> Lesson:
     """The words of the card's answers, without their task."""
-    phrases = [card.answer("ERROR", kind) for kind in ("overtreatment", "unnecessary_procedure", "undertreatment")]
+    phrases = [
+        card.answer("ERROR", kind) for kind in ("overtreatment", "unnecessary_procedure", "undertreatment")
+    ]
     phrases = [part for phrase in [*phrases, card.CORRECT_ANSWER] for part in phrase.split(" - ")]
     phrase = phrases[rng.integers(len(phrases))]
     return Lesson("Repeat the words.", f"Say: {phrase}", phrase)
@@ -119,7 +127,20 @@ def needed(rng: np.random.Generator) -> Lesson:
 
 Maker = Callable[[np.random.Generator], Lesson]
 FIRST: tuple[Maker, ...] = (see, name, treatment, claim, repeat)
-SECOND: tuple[Maker, ...] = (see, name, treatment, claim, repeat, agree, match, match, match, needed, needed, needed)
+SECOND: tuple[Maker, ...] = (
+    see,
+    name,
+    treatment,
+    claim,
+    repeat,
+    agree,
+    match,
+    match,
+    match,
+    needed,
+    needed,
+    needed,
+)
 
 
 def draw_lessons(makers: tuple[Maker, ...], rng: np.random.Generator, count: int) -> list[Lesson]:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_medlora.files import write_json
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
+
+from mlx_medlora.files import write_json
 
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
 NEWLINES = range(1, 32)
@@ -76,7 +77,9 @@ def learn(texts: Iterable[str], pieces: int) -> tuple[Tokenizer, Ids]:
     )
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     tokenizer.post_processor = TemplateProcessing("<bos> $A", "<bos> $A <bos>:1 $B:1", [("<bos>", 2)])
     _add_whole_tokens(tokenizer)
     return tokenizer, Ids(len(vocabulary), *(vocabulary[token] for token in IMAGE_TOKENS))
@@ -95,7 +98,9 @@ def _learned_pieces(texts: Iterable[str], pieces: int) -> _Learned:
     scratch.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split("\n", "removed"), pre_tokenizers.Split("▁", "merged_with_next")]
     )
-    scratch.train_from_iterator(sorted(set(texts)), trainers.BpeTrainer(vocab_size=pieces, show_progress=False))
+    scratch.train_from_iterator(
+        sorted(set(texts)), trainers.BpeTrainer(vocab_size=pieces, show_progress=False)
+    )
     model = json.loads(scratch.to_str())["model"]
     ordered = sorted(model["vocab"], key=model["vocab"].get)
     return _Learned(ordered, [(left, right) for left, right in model["merges"]])
@@ -103,7 +108,13 @@ def _learned_pieces(texts: Iterable[str], pieces: int) -> _Learned:
 
 def _fixed_tokens() -> list[str]:
     """Ids 0 to 493 as in Gemma 3: control tokens, turns, runs of newlines, bytes; the rest unused."""
-    tokens = [*SPECIAL, "[multimodal]", *(f"<unused{n}>" for n in range(99)), "<start_of_turn>", "<end_of_turn>"]
+    tokens = [
+        *SPECIAL,
+        "[multimodal]",
+        *(f"<unused{n}>" for n in range(99)),
+        "<start_of_turn>",
+        "<end_of_turn>",
+    ]
     tokens += ["\n" * count for count in NEWLINES]
     tokens += [f"<unused{n}>" for n in range(99, 99 + FIRST_BYTE - len(tokens))]
     tokens += [f"<0x{byte:02X}>" for byte in range(256)]
@@ -141,7 +152,10 @@ def write(tokenizer: Tokenizer, directory: Path) -> None:
         "unk_token": "<unk>",
     }
     write_json(directory / "tokenizer_config.json", settings | image)
-    write_json(directory / "special_tokens_map.json", {key: settings[key] for key in settings if "_token" in key[-6:]})
+    write_json(
+        directory / "special_tokens_map.json",
+        {key: settings[key] for key in settings if "_token" in key[-6:]},
+    )
     write_json(directory / "preprocessor_config.json", _image_processor())
     processor = {"image_seq_length": SOFT_TOKENS, "processor_class": "Gemma3Processor"}
     write_json(directory / "processor_config.json", processor)

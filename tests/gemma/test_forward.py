@@ -54,7 +54,10 @@ ROWS: dict[str, tuple[str, list[list[int]]]] = {
     "one image": ("right", [[2, *words(3), *IMAGE, *words(9, 1)]]),
     "two images": ("right", [[2, *IMAGE, *words(4), *IMAGE, *words(6, 1)]]),
     "two images without text between": ("right", [[2, *IMAGE, *IMAGE, *words(6, 1)]]),
-    "right padding": ("right", [[2, *IMAGE, *words(8)], [2, *words(3, 2), *IMAGE, *words(9)], [2, *words(5)]]),
+    "right padding": (
+        "right",
+        [[2, *IMAGE, *words(8)], [2, *words(3, 2), *IMAGE, *words(9)], [2, *words(5)]],
+    ),
     "left padding": ("left", [[2, *IMAGE, *words(8)], [2, *words(3, 2), *IMAGE, *words(9)], [2, *words(5)]]),
     "longer than the window": ("right", [[2, *words(3), *IMAGE, *words(70)]]),
     "a block across the window's edge": ("right", [[2, *words(18), *IMAGE, *words(22), *IMAGE, *words(30)]]),
@@ -117,7 +120,9 @@ def test_logits_equal_transformers(pair: tuple[Any, Any], name: str) -> None:
     side, rows = ROWS[name]
     ids, mask = padded(rows, side)
     images = int((ids == SOFT).sum()) // 4
-    pixels = np.random.default_rng(5).uniform(-1, 1, (images, 3, 28, 28)).astype(np.float32) if images else None
+    pixels = (
+        np.random.default_rng(5).uniform(-1, 1, (images, 3, 28, 28)).astype(np.float32) if images else None
+    )
     with torch.no_grad():
         theirs = reference(
             input_ids=torch.tensor(ids),

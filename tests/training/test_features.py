@@ -10,7 +10,7 @@ from PIL import Image
 from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.gemma.model import Base, Gemma3
 from mlx_medlora.training.examples import Example
-from mlx_medlora.training.features import FeatureCache
+from mlx_medlora.training.features import FeatureCache, at_once
 
 
 class Pixels:
@@ -72,3 +72,11 @@ def test_features_are_the_towers(tiny_model: Base, tiny_config: ModelConfig, fil
 
 def test_no_images_no_pass(tiny_model: Base, tiny_config: ModelConfig) -> None:
     assert FeatureCache.for_examples([example()], tiny_model, Pixels(tiny_config)).features == {}
+
+
+@pytest.mark.parametrize(("side", "images"), [(4, 32), (16, 32), (32, 16), (64, 1), (100, 1)])
+def test_large_images_go_one_at_a_time(tiny_config: ModelConfig, side: int, images: int) -> None:
+    """MedGemma's 64 x 64 patches: 16 heads of 4,096 x 4,096 scores take a gigabyte for each image."""
+    assert tiny_config.vision is not None
+    vision = tiny_config.vision.model_copy(update={"image_size": side * 7, "patch_size": 7})
+    assert at_once(tiny_config.model_copy(update={"vision": vision})) == images

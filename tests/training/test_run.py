@@ -20,6 +20,7 @@ from mlx_medlora.training.dry_run import dry_run
 from mlx_medlora.training.events import Epoch, Event, Features, Plan, Step
 from mlx_medlora.training.run import Validation, run_training
 from mlx_medlora.training.settings import TrainSettings
+from mlx_medlora.training.trainer import Trainer
 
 SETTINGS = TrainSettings(epochs=2, batch_size=2, lr=1e-3, rank=2, warmup=0.0)
 ANSWERS = ("CORRECT - Treatment matches imaging findings", "ERROR - Surgery for a normal film")
@@ -88,6 +89,19 @@ def test_the_adapter_answers_otherwise(tiny_medgemma: Path, data: Path, tmp_path
     base, tuned = load_model(tiny_medgemma), load_model(tiny_medgemma, tmp_path / "adapter")
     assert not mx.allclose(base(ids), tuned(ids), atol=1e-4)
     assert mx.array_equal(tuned(ids), load_model(tiny_medgemma, tmp_path / "adapter")(ids))
+
+
+def test_the_best_is_at_the_top_and_the_last_beside_it(
+    tiny_medgemma: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steady = SETTINGS.model_copy(update={"schedule": "constant"})
+    run_training(tiny_medgemma, data, tmp_path / "short", steady.model_copy(update={"epochs": 1}))
+    losses = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(Trainer, "validation_loss", lambda self, epoch: next(losses))
+    record = run_training(tiny_medgemma, data, tmp_path / "long", steady).record
+    assert (record.best_epoch, record.val_loss) == (1, 1.0)
+    assert weights(tmp_path / "long") == weights(tmp_path / "short")
+    assert weights(tmp_path / "long") != weights(tmp_path / "long" / "checkpoints" / "last")
 
 
 def test_same_seed_same_bytes(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:

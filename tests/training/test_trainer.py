@@ -148,14 +148,48 @@ def test_same_seed_same_bytes(
     assert first != (tmp_path / "third" / "adapters.safetensors").read_bytes()
 
 
-def test_dropout_acts(adapted: Adapted, mixed: list[Example], features: FeatureCache) -> None:
+def fill_b(model: Base) -> None:
+    """Give every lora_b values, so that what is dropped before it shows."""
+    for name, array in tree_flatten(model.trainable_parameters()):
+        if name.endswith("lora_b"):
+            model.load_weights([(name, mx.ones_like(array) * 0.05)], strict=False)
+
+
+def test_dropout_acts_on_a_model_that_was_answering(
+    adapted: Adapted, mixed: list[Example], features: FeatureCache
+) -> None:
     losses = set()
     for dropout in (0.0, 0.5):
         chosen = settings(dropout=dropout)
-        made, watch = trainer(adapted(chosen), mixed, features, chosen)
+        model = adapted(chosen)
+        fill_b(model)
+        model.eval()  # as `load_base` gives it
+        made, watch = trainer(model, mixed, features, chosen)
         made.run()
-        losses.add(watch.steps[-1].loss)
+        losses.add(watch.steps[0].loss)
     assert len(losses) == 2
+
+
+def test_dropout_differs_between_updates_and_batches(
+    adapted: Adapted, mixed: list[Example], features: FeatureCache
+) -> None:
+    chosen = settings(dropout=0.5, lr=1e-12)  # the weights as good as stay
+    model = adapted(chosen)
+    fill_b(model)
+    made, _ = trainer(model, mixed, features, chosen)
+    first, second = (made.update([mixed], epoch=1).loss for _ in range(2))
+    assert first != pytest.approx(second, rel=1e-3)
+    seen: list[float] = []
+    found = made.gradient
+
+    def listen(model: Base, batch: object) -> tuple[mx.array, object]:
+        value, gradients = found(model, batch)
+        seen.append(value.item())
+        return value, gradients
+
+    made.gradient = listen
+    made.update([mixed, mixed], epoch=1)
+    assert seen[0] != pytest.approx(seen[1], rel=1e-3)
 
 
 @pytest.mark.parametrize(
