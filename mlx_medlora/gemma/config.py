@@ -148,7 +148,8 @@ def _check(config: ModelConfig, allow_unscaled_rope: bool) -> None:
     text, vision = config.text, config.vision
     if text.num_attention_heads % text.num_key_value_heads:
         raise ValueError(
-            f"{text.num_attention_heads} attention heads cannot share {text.num_key_value_heads} key/value heads"
+            f"{text.num_attention_heads} attention heads cannot share "
+            f"{text.num_key_value_heads} key/value heads"
         )
     if len(text.layer_types) != text.num_hidden_layers:
         raise ValueError(f"{len(text.layer_types)} layer_types for {text.num_hidden_layers} layers")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.gemma.model import Base
@@ -44,7 +45,7 @@ def generate(
     unfinished = set(range(len(prompts)))
     for count in range(max_tokens):
         tokens = _choose(logits, never, sampler)
-        for row, token in enumerate(tokens.tolist()):
+        for row, token in enumerate(np.array(tokens).tolist()):
             if row in unfinished and token in stops:
                 unfinished.discard(row)
             elif row in unfinished:

@@ -61,11 +61,12 @@ class Base(nn.Module):
         per_image = self.config.mm_tokens_per_image
         if soft_tokens != images * per_image:
             raise ValueError(
-                f"input_ids hold {soft_tokens} image soft tokens, but {images} image(s) of {per_image} were given"
+                f"input_ids hold {soft_tokens} image soft tokens, "
+                f"but {images} image(s) of {per_image} were given"
             )
 
     def image_features(self, pixel_values: mx.array) -> mx.array:
-        """(N, 3, H, W) pixels -> (N, T, D) soft tokens. Raises ValueError: a text-only model sees no images."""
+        """(N, 3, H, W) pixels -> (N, T, D) soft tokens. Raises ValueError for a text-only model."""
         raise ValueError("this is a text-only model: it cannot look at images")
 
     def embed(self, input_ids: mx.array, features: mx.array | None = None) -> mx.array:
@@ -125,6 +126,7 @@ class Gemma3(Base):
 
     @property
     def text(self) -> TextStack:
+        """The text stack."""
         return self.language_model.model
 
     def image_features(self, pixel_values: mx.array) -> mx.array:
@@ -146,6 +148,7 @@ class Gemma3Text(Base):
 
     @property
     def text(self) -> TextStack:
+        """The text stack."""
         return self.model
 
 

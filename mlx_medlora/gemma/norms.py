@@ -18,5 +18,6 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def __call__(self, x: mx.array) -> mx.array:
+        """(..., width) -> (..., width)."""
         gain = 1.0 + self.weight.astype(mx.float32)
         return mx.fast.rms_norm(x, gain, self.eps).astype(x.dtype)

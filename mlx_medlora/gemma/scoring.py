@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,7 +67,7 @@ def answer_log_probs(
         total = first[:, answer[0]]
         if len(answer) > 1:
             cache.restore(start)
-        for token, following in zip(answer, answer[1:], strict=False):
+        for token, following in itertools.pairwise(answer):
             found = step(model, mx.full((len(prompts),), token, dtype=mx.int32), cache)
             total = total + _log_softmax(found)[:, following]
         columns.append(total)

@@ -82,6 +82,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def __call__(self, x: mx.array) -> mx.array:
+        """(N, S * S, D) -> (N, S * S, D)."""
         return self.fc2(nn.gelu_approx(self.fc1(x)))
 
 
@@ -96,6 +97,7 @@ class EncoderLayer(nn.Module):
         self.mlp = MLP(config)
 
     def __call__(self, x: mx.array) -> mx.array:
+        """(N, S * S, D) -> (N, S * S, D)."""
         x = x + self.self_attn(self.layer_norm1(x))
         return x + self.mlp(self.layer_norm2(x))
 

@@ -61,6 +61,10 @@ def _plan(rng: np.random.Generator, modality: str, positive: bool) -> str:
     return pick(rng, tuple(treatment.text for treatment in VOCABULARY[modality].treatments(positive)))
 
 
+def _person(rng: np.random.Generator) -> str:
+    return f"Age {rng.integers(20, 90)}, {pick(rng, ('Female', 'Male'))}."
+
+
 def see(rng: np.random.Generator) -> Lesson:
     modality, finding = _modality(rng), _coin(rng)
     return Lesson("Describe the image.", pick(rng, SEE_QUESTIONS), SEEN[finding], modality, finding)
@@ -110,7 +114,7 @@ def match(rng: np.random.Generator) -> Lesson:
     layouts = (
         f"Report: {report}\nDoes the report match the image?",
         f"Somebody wrote this about the image.\n{report}\nIs it so?",
-        f"Age {rng.integers(20, 90)}, {pick(rng, ('Female', 'Male'))}. Report: {report}\nIs it what the image shows?",
+        f"{_person(rng)} Report: {report}\nIs it what the image shows?",
     )
     return Lesson("Compare report and image.", pick(rng, layouts), MATCH[same], modality, finding)
 
@@ -120,8 +124,7 @@ def needed(rng: np.random.Generator) -> Lesson:
     modality, finding, same = _modality(rng), _coin(rng), _coin(rng)
     claimed = finding == same
     report, plan = _claim(rng, modality, claimed), _plan(rng, modality, claimed)
-    person = f"Age {rng.integers(20, 90)}, {pick(rng, ('Female', 'Male'))}."
-    question = f"{person}\nReport: {report}\nPlan: {plan}\nDoes the report match the image?"
+    question = f"{_person(rng)}\nReport: {report}\nPlan: {plan}\nDoes the report match the image?"
     return Lesson("Compare report and image.", question, MATCH[same], modality, finding)
 
 

@@ -16,17 +16,17 @@ torch = pytest.importorskip("torch")
 SOFT, BOI, EOI, PAD = 300, 301, 302, 0
 TOLERANCE = 3e-6
 IMAGE = [BOI, *[SOFT] * 4, EOI]
-TEXT = dict(
-    vocab_size=320,
-    hidden_size=64,
-    intermediate_size=96,
-    num_hidden_layers=7,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=16,
-    query_pre_attn_scalar=16,
-    sliding_window=24,
-)
+TEXT = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 7,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "query_pre_attn_scalar": 16,
+    "sliding_window": 24,
+}
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "plain": {},
     "three heads, one key/value head": {
@@ -88,7 +88,7 @@ def random_torch(model: Any) -> Any:
 def multimodal(text: dict[str, Any]) -> Any:
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-    vision = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = Gemma3Config(
         text_config=TEXT | text,
         vision_config=vision | {"image_size": 28, "patch_size": 7},
