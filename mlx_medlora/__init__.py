@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlx_medlora.backend import load_blas
+
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "load_model"]
+
+load_blas()  # before anything can import mlx.core, whose symbols are bound from then on
 
 if TYPE_CHECKING:
     from mlx_medlora.lora.load import load, load_model

@@ -72,3 +72,13 @@ def tiny_model(tiny_config: ModelConfig) -> Gemma3:
     model = Gemma3(tiny_config)
     model.eval()
     return model
+
+
+@pytest.fixture(scope="session")
+def phantom_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared dataset of 40 small phantoms: 24 to train on, 8 to validate, 8 to test."""
+    from mlx_medlora.cases.prepare import prepare_phantoms
+
+    directory = tmp_path_factory.mktemp("phantoms") / "data"
+    prepare_phantoms(40, directory, val=8, test=8, size=64)
+    return directory

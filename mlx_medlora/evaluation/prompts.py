@@ -17,8 +17,7 @@ from mlx_medlora.errors import InputError
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder
 from mlx_medlora.gemma.scoring import Prompt
-
-_AT_ONCE = 4  # images in one pass of the tower: more would only cost memory
+from mlx_medlora.gemma.vision import at_once
 
 
 class PromptMaker:
@@ -74,8 +73,9 @@ class PromptMaker:
     def _look(self, images: Mapping[Path, Image.Image]) -> None:
         """Run the frozen tower on those of `images` that have no features yet."""
         new = [file for file in images if file not in self.features]
-        for start in range(0, len(new), _AT_ONCE):
-            some = new[start : start + _AT_ONCE]
+        size = at_once(self.model.config.vision)
+        for start in range(0, len(new), size):
+            some = new[start : start + size]
             pixels = self.encoder.pixels([images[file] for file in some])  # (N, 3, H, W)
             found = [mx.contiguous(one) for one in self.model.image_features(mx.array(pixels))]  # N x (T, D)
             mx.eval(found)

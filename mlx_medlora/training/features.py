@@ -12,23 +12,14 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from mlx_medlora.cases.images import open_image
-from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.gemma.model import Base
+from mlx_medlora.gemma.vision import at_once
 from mlx_medlora.training.examples import Example
 
 if TYPE_CHECKING:
     from mlx_medlora.gemma.processor import Encoder
 
-_SCORES = 4096**2  # attention scores a head in one pass: MedGemma's 4,096 patches go one image at a time
-_MOST = 32  # images in one pass, however small
-
 Progress = Callable[[int, int], None]
-
-
-def at_once(config: ModelConfig) -> int:
-    """Images in one pass of the tower: more of them cost memory, and gain speed only where they are small."""
-    patches = 1 if config.vision is None else config.vision.patches_per_side**2
-    return max(1, min(_MOST, _SCORES // patches**2))
 
 
 class FeatureCache:
@@ -46,7 +37,7 @@ class FeatureCache:
         Raises InputError for an image that cannot be read.
         """
         files = list(dict.fromkeys(image for example in examples for image in example.images))
-        cache, size = cls(), at_once(model.config)
+        cache, size = cls(), at_once(model.config.vision)
         for start in range(0, len(files), size):
             cache.add(files[start : start + size], model, encoder)
             if progress is not None:
