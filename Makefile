@@ -37,7 +37,7 @@ bench: .venv/dev
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 docs: .venv/base
-	$(BIN)/python scripts/write_cli_reference.py docs/cli.md
+	$(BIN)/python -m typer mlx_medlora.cli.app utils docs --name mlx-medlora --output docs/cli.md
 
 clean:
 	rm -rf .venv demo
