@@ -41,6 +41,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     with _plain_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        work.chmod(0o777 & ~_umask())  # mkdtemp gives 0700: what is written here may be for others to read
     try:
         with _plain_os_errors(target):
             yield work
@@ -50,6 +51,12 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 @contextmanager

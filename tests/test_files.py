@@ -1,0 +1,47 @@
+"""Directories that are complete or absent."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from mlx_medlora.errors import InputError, MedloraError
+from mlx_medlora.files import atomic_directory, read_json
+
+
+def test_a_finished_directory_appears_whole_with_the_users_mode(tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    with atomic_directory(tmp_path / "new") as work:
+        (work / "a.txt").write_text("a")
+        assert not (tmp_path / "new").exists()
+    assert (tmp_path / "new" / "a.txt").read_text() == "a"
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert sorted(os.listdir(tmp_path)) == ["new", "plain"]
+
+
+def test_nothing_stays_after_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), atomic_directory(tmp_path / "new") as work:
+        (work / "a.txt").write_text("a")
+        raise RuntimeError
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_directory_with_something_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "kept.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists and is not empty"), atomic_directory(tmp_path / "full"):
+        pass
+    assert (tmp_path / "full" / "kept.txt").read_text() == "mine"
+
+
+def test_a_full_disk_is_said_and_nothing_stays(tmp_path: Path) -> None:
+    with pytest.raises(MedloraError, match="no space left"), atomic_directory(tmp_path / "new"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert os.listdir(tmp_path) == []
+
+
+def test_bad_json_names_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{\n "a": 1,\n}')
+    with pytest.raises(InputError, match=r"a\.json:3: not valid JSON"):
+        read_json(tmp_path / "a.json")
