@@ -10,6 +10,9 @@ import argparse
 import shutil
 from pathlib import Path
 
+import mlx_medlora  # noqa: F401  (before MLX: it loads the fast BLAS)
+
+# isort: split
 import mlx.core as mx
 import vocabulary
 from lessons import corpus
