@@ -26,11 +26,11 @@ from mlx_medlora.training.log import ProgressBar
 from mlx_medlora.training.run import run_training
 from mlx_medlora.training.settings import TrainSettings
 
-CASES = 600
+CASES = 800
 TEST = 200  # held out: neither the base nor the adapter has seen these
 VALIDATION = 40
 SEED = 20
-EPOCHS = 3
+EPOCHS = 5
 LEARNING_RATE = 2e-3  # ten times MedGemma's: the embedded model is a thousand times smaller
 BATCH_SIZE = 16
 

@@ -112,9 +112,9 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="directory to write; must not exist yet")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=8000, help="phantoms to learn from")
-    parser.add_argument("--tower-steps", type=int, default=2000)
+    parser.add_argument("--tower-steps", type=int, default=1500)
     parser.add_argument("--first-steps", type=int, default=500)
-    parser.add_argument("--second-steps", type=int, default=1200)
+    parser.add_argument("--second-steps", type=int, default=1000)
     arguments = parser.parse_args()
     with atomic_directory(arguments.output) as directory:
         config = write_files(directory)
