@@ -19,8 +19,8 @@ class Checkpoint:
     """A checkpoint's tensors, found but not read: `open_checkpoint` makes one.
 
     `stored` maps canonical names to what the files hold; shapes there are those in memory, so the
-    patch embedding's is (O, H, W, I) whatever the layout. `head` holds the output head's copy, if
-    the checkpoint carries one.
+    patch embedding's is (O, H, W, I) whatever the layout. `head` holds the copy of the embedding that a
+    tied checkpoint may carry as its output head; an untied head is in `stored`.
     """
 
     def __init__(self, directory: Path, config: ModelConfig) -> None:
@@ -60,7 +60,12 @@ class Checkpoint:
             return
         if name == names.PATCHES:
             entry = self._patches(entry, metadata)
-        place = self.head if name.startswith(names.HEAD) else self.stored
+        place = self.stored
+        if name.startswith(names.HEAD):
+            if self.config.tied_head:
+                place = self.head
+            else:
+                name = f"{names.head(text_only=self.config.text_only)}.{name.removeprefix(names.HEAD)}"
         if name in place:
             other = place[name]
             raise InputError(
@@ -124,7 +129,7 @@ def _refuse_untied_head(checkpoint: Checkpoint) -> None:
             raise InputError(
                 f"the output head ({head.name}) is not a copy of the embedding; Gemma 3's are one matrix",
                 path=head.file,
-                hint="This checkpoint was trained with an untied head, which this toolkit does not run.",
+                hint="Trained with a head of its own? Then its config.json says tie_word_embeddings false.",
             )
 
 

@@ -64,7 +64,10 @@ class Quantization(StrictModel):
 
 
 class ModelConfig(StrictModel):
-    """A whole checkpoint's geometry and the special tokens it speaks with."""
+    """A whole checkpoint's geometry and the special tokens it speaks with.
+
+    `tied_head` is False where the head is a matrix of its own: after a fine-tune that saved it.
+    """
 
     text: TextConfig
     vision: VisionConfig | None = None
@@ -77,6 +80,7 @@ class ModelConfig(StrictModel):
     bos_token_id: int = 2
     dtype: str = "bfloat16"
     quantization: Quantization | None = None
+    tied_head: bool = True
 
     @property
     def text_only(self) -> bool:

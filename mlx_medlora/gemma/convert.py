@@ -19,6 +19,7 @@ from mlx_medlora.errors import InputError, MedloraError
 from mlx_medlora.files import atomic_directory, refuse_nonempty, sha256, write_json
 from mlx_medlora.gemma.checkpoint import Checkpoint, open_checkpoint
 from mlx_medlora.gemma.config import ModelConfig, Quantization, published_config, read_config
+from mlx_medlora.gemma.fingerprint import MANIFEST, fingerprint, source_fingerprint
 from mlx_medlora.gemma.hub import Source, locate
 from mlx_medlora.gemma.model import build
 from mlx_medlora.gemma.packing import Packing
@@ -26,7 +27,6 @@ from mlx_medlora.gemma.shards import SHARD_BYTES, Written, write_shards
 from mlx_medlora.gemma.weights import refuse_misfits
 from mlx_medlora.settings import StrictModel, validate
 
-MANIFEST = "mlx_medlora.json"
 FORMAT_VERSION = 1
 _COMPANIONS = (
     "tokenizer.json",
@@ -205,6 +205,7 @@ def _write_manifest(
         "format_version": FORMAT_VERSION,
         "source": source.name,
         "revision": source.revision,
+        "source_fingerprint": source_fingerprint(source.directory) or fingerprint(source.directory),
         "settings": settings.model_dump(mode="json"),
         "parameters": parameters,
         "versions": {

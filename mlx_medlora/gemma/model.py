@@ -17,7 +17,7 @@ from mlx_medlora.gemma.vision import Projector, VisionTower
 
 
 class Base(nn.Module):
-    """What the image+text and the text-only model share. Subclasses give `text`."""
+    """What the image+text and the text-only model share. Subclasses give `text` and `speaker`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -26,6 +26,11 @@ class Base(nn.Module):
     @property
     def text(self) -> TextStack:
         """The text stack, wherever the published names put it."""
+        raise NotImplementedError
+
+    @property
+    def speaker(self) -> nn.Module:
+        """The module that carries `lm_head` where the head is not the embedding."""
         raise NotImplementedError
 
     @property
@@ -100,7 +105,11 @@ class Base(nn.Module):
 
     def head(self, hidden: mx.array) -> mx.array:
         """(..., D) hidden states -> (..., V) logits."""
-        return self.text.head(hidden)
+        return self.text.head(hidden, getattr(self.speaker, "lm_head", None))
+
+
+def _head(config: ModelConfig) -> nn.Linear:
+    return nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
 
 
 class LanguageModel(nn.Module):
@@ -109,6 +118,8 @@ class LanguageModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.model = TextStack(config.text)
+        if not config.tied_head:
+            self.lm_head = _head(config)
 
 
 class Gemma3(Base):
@@ -129,6 +140,11 @@ class Gemma3(Base):
         """The text stack."""
         return self.language_model.model
 
+    @property
+    def speaker(self) -> nn.Module:
+        """The language model."""
+        return self.language_model
+
     def image_features(self, pixel_values: mx.array) -> mx.array:
         """(N, 3, H, W) pixels -> (N, T, D) soft tokens. Raises ValueError for another image size."""
         vision = self.config.vision
@@ -145,11 +161,18 @@ class Gemma3Text(Base):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.model = TextStack(config.text)
+        if not config.tied_head:
+            self.lm_head = _head(config)
 
     @property
     def text(self) -> TextStack:
         """The text stack."""
         return self.model
+
+    @property
+    def speaker(self) -> nn.Module:
+        """The model itself."""
+        return self
 
 
 def build(config: ModelConfig) -> Gemma3 | Gemma3Text:

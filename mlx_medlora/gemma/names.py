@@ -24,7 +24,7 @@ _BUFFERS = ("rotary_emb.inv_freq", "embeddings.position_ids")
 def canonical(name: str, *, text_only: bool) -> str | None:
     """The parameter's name in this toolkit's tree; None for tensors that Gemma 3 does not compute with.
 
-    The output head comes back as `lm_head.*`: it is no parameter, and must equal the embedding.
+    The output head comes back as `lm_head.*`: a copy of the embedding unless the model is untied.
     A name that fits no layout is returned as it is, for the caller to report.
     """
     if name.endswith(_BUFFERS):
@@ -50,6 +50,11 @@ def _text(rest: str, text_only: bool) -> str:
 def embedding(*, text_only: bool) -> str:
     """The module whose matrix is both the embedding and the head."""
     return ("model." if text_only else TEXT) + "embed_tokens"
+
+
+def head(*, text_only: bool) -> str:
+    """The module of an untied head in this toolkit's tree."""
+    return "lm_head" if text_only else "language_model.lm_head"
 
 
 def listed(names: list[str], shown: int = 4) -> str:

@@ -31,7 +31,9 @@ class Packing:
         self.stored_dtype, self.dtype = DTYPES[dtype]
         text_only = checkpoint.config.text_only
         self._text = "model." if text_only else names.TEXT
-        self._copied = None if text_only or quantization is None else names.embedding(text_only=False)
+        self._head = names.head(text_only=text_only) + "."
+        copy_head = quantization is not None and not text_only and checkpoint.config.tied_head
+        self._copied = names.embedding(text_only=False) if copy_head else None
 
     @property
     def mark(self) -> str:
@@ -54,9 +56,9 @@ class Packing:
         return sum(prod(entry.shape) for entry in self.checkpoint.stored.values())
 
     def packs(self, name: str) -> bool:
-        """True for the matrices that are quantised: the text stack's, embedding included."""
+        """True for the matrices that are quantised: the text stack's, embedding and head included."""
         matrix = len(self.checkpoint.stored[name].shape) == 2
-        return self.quantization is not None and matrix and name.startswith(self._text)
+        return self.quantization is not None and matrix and name.startswith((self._text, self._head))
 
     def _plan(self, name: str, entry: Stored) -> list[Planned]:
         if not self.packs(name):
@@ -78,7 +80,7 @@ class Packing:
         ]
         if module != self._copied:
             return packed
-        head = "language_model.lm_head"
+        head = names.head(text_only=False)
         return packed + [replace(part, name=part.name.replace(module, head)) for part in packed]
 
     def _arrays(self, name: str) -> list[mx.array]:

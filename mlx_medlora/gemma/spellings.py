@@ -12,7 +12,7 @@ def text_fields(raw: dict[str, Any], model: Any) -> dict[str, Any]:
     """The TextConfig fields that a text configuration gives, whatever their spelling.
 
     Raises ValueError for what this toolkit does not compute (other activations, RoPE types,
-    bidirectional text, an untied head).
+    bidirectional text).
     """
     _refuse_unsupported(raw)
     fields = {key: raw[key] for key in model.model_fields if raw.get(key) is not None}
@@ -29,7 +29,7 @@ def vision_fields(raw: dict[str, Any], model: Any) -> dict[str, Any]:
 
 
 def shared_fields(raw: dict[str, Any], text_raw: dict[str, Any]) -> dict[str, Any]:
-    """The special tokens, dtype and quantisation, from the top level or the text configuration."""
+    """The special tokens, dtype, head and quantisation, from the top level or the text configuration."""
     fields: dict[str, Any] = {}
     names = {
         "image_token_id": ("image_token_index", "image_token_id"),
@@ -48,6 +48,8 @@ def shared_fields(raw: dict[str, Any], text_raw: dict[str, Any]) -> dict[str, An
     stops = raw.get("eos_token_id") if raw.get("eos_token_id") is not None else text_raw.get("eos_token_id")
     if stops is not None:
         fields["eos_token_ids"] = tuple(stops) if isinstance(stops, list) else (stops,)
+    if raw.get("tie_word_embeddings", text_raw.get("tie_word_embeddings")) is False:
+        fields["tied_head"] = False
     quantization = raw.get("quantization") or raw.get("quantization_config")
     if quantization is not None:
         fields["quantization"] = _quantization(quantization)
@@ -67,8 +69,6 @@ def _refuse_unsupported(raw: dict[str, Any]) -> None:
         raise ValueError(f"hidden_activation is {activation!r}; Gemma 3 uses {ACTIVATION}")
     if raw.get("use_bidirectional_attention"):
         raise ValueError("use_bidirectional_attention is set: this is an embedding model, not MedGemma")
-    if raw.get("tie_word_embeddings") is False:
-        raise ValueError("tie_word_embeddings is false; Gemma 3's head is its embedding")
 
 
 def _layer_types(raw: dict[str, Any], model: Any) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ def published(config: dict[str, Any]) -> dict[str, Any]:
         "rope_local_base_freq": local,
         "rope_scaling": None if factor == 1.0 else {"factor": factor, "rope_type": "linear"},
         "sliding_window_pattern": _pattern(text["layer_types"]),
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": config["tied_head"],
     }
     tokens = {
         "pad_token_id": config["pad_token_id"],
@@ -138,7 +138,7 @@ def published(config: dict[str, Any]) -> dict[str, Any]:
         "text_config": text | {"mm_tokens_per_image": config["mm_tokens_per_image"]},
         "vision_config": vision
         | {"model_type": "siglip_vision_model", "hidden_act": ACTIVATION, "vision_use_head": False},
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": config["tied_head"],
         "torch_dtype": config["dtype"],
         **tokens,
         **extra,

@@ -82,7 +82,7 @@ class DecoderLayer(nn.Module):
 
 
 class TextStack(nn.Module):
-    """Embedding, decoder layers and final norm; the head is the embedding, held once."""
+    """Embedding, decoder layers and final norm; a tied head is the embedding, held once."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -116,8 +116,8 @@ class TextStack(nn.Module):
             return rotary_table(offset, length, config.head_dim, config.rope_theta, config.rope_factor)
         return rotary_table(offset, length, config.head_dim, config.rope_local_theta, 1.0)
 
-    def head(self, hidden: mx.array) -> mx.array:
-        """(..., D) hidden states -> (..., V) logits."""
-        logits: mx.array = self.embed_tokens.as_linear(hidden)
+    def head(self, hidden: mx.array, untied: nn.Module | None = None) -> mx.array:
+        """(..., D) hidden states -> (..., V) logits, by `untied` or else by the embedding."""
+        logits: mx.array = self.embed_tokens.as_linear(hidden) if untied is None else untied(hidden)
         cap = self.config.final_logit_softcapping
         return logits if cap is None else mx.tanh(logits / cap) * cap

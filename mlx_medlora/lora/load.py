@@ -7,11 +7,11 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_medlora.gemma.fingerprint import fingerprint, source_fingerprint
 from mlx_medlora.gemma.hub import resolve
 from mlx_medlora.gemma.load import load_base
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.lora.adapter import load_adapter
-from mlx_medlora.lora.fingerprint import fingerprint
 
 
 def load_model(
@@ -43,6 +43,7 @@ def load(
 def _load(directory: Path, adapter: str | Path | None, dtype: mx.Dtype | None) -> Base:
     model: Base = load_base(directory, dtype)
     if adapter is not None:
-        load_adapter(model, Path(adapter), fingerprint=fingerprint(directory, model.config))
+        mine = fingerprint(directory, model.config)
+        load_adapter(model, Path(adapter), fingerprint=mine, source=source_fingerprint(directory))
     model.eval()
     return model

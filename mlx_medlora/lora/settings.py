@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
 from mlx_medlora.settings import StrictModel
 
 ModuleName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Saved = Literal["embed_tokens", "lm_head"]
+ALL_LINEAR = "all-linear"
 
 
 class LoraSettings(StrictModel):
@@ -18,25 +20,50 @@ class LoraSettings(StrictModel):
     alpha: float = Field(32.0, gt=0, description="The update is scaled by alpha / rank.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of the update's inputs dropped in training.")
     target: tuple[ModuleName, ...] = Field(
-        ("q_proj", "v_proj", "o_proj"), description="Linear layers of the language model to adapt."
+        ("q_proj", "v_proj", "o_proj"),
+        description="Linear layers of the language model to adapt; all-linear: every one, SigLIP's too.",
     )
+    vision: bool = Field(False, description="Look for the targets in SigLIP's tower too, and train it.")
     rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) instead (rank-stabilised LoRA).")
+    dora: bool = Field(False, description="Train each layer's magnitude too (DoRA).")
+    save_modules: tuple[Saved, ...] = Field(
+        (), description="Train and save whole copies of embed_tokens, lm_head or both."
+    )
 
-    @field_validator("target", mode="before")
+    @field_validator("target", "save_modules", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return [part.strip() for part in value.split(",") if part.strip()]
 
-    @field_validator("target")
+    @field_validator("target", "save_modules")
     @classmethod
     def _named_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value:
-            raise ValueError("name at least one layer, such as q_proj")
         if len(set(value)) < len(value):
             raise ValueError("a layer is named twice")
         return value
 
+    @field_validator("target")
+    @classmethod
+    def _some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("name at least one layer, such as q_proj")
+        if ALL_LINEAR in value and len(value) > 1:
+            raise ValueError(f"{ALL_LINEAR} names every layer: leave the others out")
+        return value
+
+    @property
+    def adapts_vision(self) -> bool:
+        """True where layers of SigLIP's tower may be adapted."""
+        return self.vision or self.target == (ALL_LINEAR,)
+
     @property
     def scale(self) -> float:
         """The factor of the low-rank update. Source of the second form: arXiv 2312.03732."""
-        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+        return scale(self.alpha, self.rank, self.rslora)
+
+
+def scale(alpha: float, rank: int, rslora: bool) -> float:
+    """alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA."""
+    return alpha / (rank**0.5 if rslora else rank)

@@ -13,7 +13,7 @@ import numpy as np
 
 from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.training.examples import Example
-from mlx_medlora.training.features import FeatureCache
+from mlx_medlora.training.features import ImageSource, PixelSource
 
 _POOL = 32  # batches that are sorted by length together
 _GRAIN = 32  # lengths this near count as equal, so that sorting leaves the shuffle alone
@@ -24,7 +24,8 @@ class Batch:
     """Rows padded on the right.
 
     input_ids (B, L); attention_mask (B, L) 1 = token, None where nothing is padded; token_type_ids (B, L)
-    1 = soft token, None where no row has an image; features (N, T, D) of the images in reading order.
+    1 = soft token, None where no row has an image; features (N, T, D) of the images in reading order, or
+    pixels (N, 3, H, W) where the tower is trained.
     Supervised token s stands after position `positions[s]` of row `rows[s]`, and is `targets[s]`.
     """
 
@@ -32,6 +33,7 @@ class Batch:
     attention_mask: mx.array | None
     token_type_ids: mx.array | None
     features: mx.array | None
+    pixels: mx.array | None
     rows: mx.array
     positions: mx.array
     targets: mx.array
@@ -63,7 +65,7 @@ def in_order(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [longest_first[start : start + batch_size] for start in range(0, len(lengths), batch_size)]
 
 
-def collate(examples: Sequence[Example], features: FeatureCache, config: ModelConfig) -> Batch:
+def collate(examples: Sequence[Example], source: ImageSource, config: ModelConfig) -> Batch:
     """Put `examples` into one batch, in their order."""
     length = max(len(example) for example in examples)
     ids = np.full((len(examples), length), config.pad_token_id, dtype=np.int32)  # (B, L)
@@ -74,12 +76,15 @@ def collate(examples: Sequence[Example], features: FeatureCache, config: ModelCo
         supervised[row, : len(example)] = example.supervised
     rows, positions = np.nonzero(supervised[:, 1:])  # (S,): the token after `positions` is supervised
     images = [image for example in examples for image in example.images]
+    seen = source.stack(images) if images else None
+    raw = isinstance(source, PixelSource)
     soft = ((ids == config.image_token_id) & (mask == 1)).astype(np.int32)
     return Batch(
         input_ids=mx.array(ids),
         attention_mask=None if mask.all() else mx.array(mask),
         token_type_ids=mx.array(soft) if images else None,
-        features=features.stack(images) if images else None,
+        features=None if raw else seen,
+        pixels=seen if raw else None,
         rows=mx.array(rows.astype(np.int32)),
         positions=mx.array(positions.astype(np.int32)),
         targets=mx.array(ids[rows, positions + 1]),

@@ -12,7 +12,7 @@ from mlx_medlora.gemma.processor import Encoder
 from mlx_medlora.settings import StrictModel
 from mlx_medlora.training.batches import in_order
 from mlx_medlora.training.examples import Example
-from mlx_medlora.training.features import FeatureCache
+from mlx_medlora.training.features import FeatureCache, ImageSource, PixelSource
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.setup import set_up
 from mlx_medlora.training.trainer import Trainer
@@ -67,7 +67,10 @@ def dry_run(
     lengths = [len(example) for example in setup.train]
     batches = in_order(lengths, settings.batch_size)[: settings.accumulate]
     window = [[setup.train[index] for index in batch] for batch in batches]
-    features = FeatureCache.for_examples([e for batch in window for e in batch], setup.model, setup.encoder)
+    looked_at = [example for batch in window for example in batch]
+    features: ImageSource = PixelSource(setup.encoder)
+    if not setup.trains_vision:
+        features = FeatureCache.for_examples(looked_at, setup.model, setup.encoder)
     trainer = Trainer(setup.model, setup.train, setup.val, features, settings, save=lambda kind: None)
     setup.model.train()
     start = perf_counter()

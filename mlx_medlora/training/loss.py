@@ -17,7 +17,8 @@ def answer_loss(model: Base, batch: Batch) -> mx.array:
     The head runs only where the next token is supervised: S x V logits for 4B's 262,208 tokens instead of
     B x L x V.
     """
-    embedded = model.embed(batch.input_ids, batch.features)  # (B, L, D)
+    features = batch.features if batch.pixels is None else model.image_features(batch.pixels)
+    embedded = model.embed(batch.input_ids, features)  # (B, L, D)
     hidden = model.hidden(embedded, batch.attention_mask, batch.token_type_ids)  # (B, L, D)
     logits = model.head(hidden[batch.rows, batch.positions]).astype(mx.float32)  # (S, V)
     chosen = mx.take_along_axis(logits, batch.targets[:, None], axis=-1)[:, 0]  # (S,)

@@ -25,7 +25,7 @@ class RunRecord(StrictModel):
 
     format_version: int = 1
     settings: TrainSettings
-    base: dict[str, str]
+    base: dict[str, str | None]
     modules: int
     trainable_parameters: int
     data: dict[str, Any]

@@ -16,7 +16,7 @@ from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder
 from mlx_medlora.lora.adapter import save_adapter
 from mlx_medlora.training.events import Features, Listener
-from mlx_medlora.training.features import FeatureCache
+from mlx_medlora.training.features import FeatureCache, ImageSource, PixelSource
 from mlx_medlora.training.log import MetricsFile
 from mlx_medlora.training.record import FILE, RunRecord, record
 from mlx_medlora.training.settings import TrainSettings
@@ -92,8 +92,10 @@ def run_training(
     return TrainingResult(output, written)
 
 
-def look(setup: Setup, listeners: Sequence[Listener] = ()) -> FeatureCache:
-    """Run the vision tower over every distinct image of both splits."""
+def look(setup: Setup, listeners: Sequence[Listener] = ()) -> ImageSource:
+    """Run the vision tower over every distinct image of both splits, unless the tower is trained."""
+    if setup.trains_vision:
+        return PixelSource(setup.encoder)
 
     def tell(done: int, total: int) -> None:
         for listener in listeners:
@@ -112,7 +114,7 @@ def _saver(work: Path, setup: Setup, settings: TrainSettings) -> Callable[[Kind]
 
 
 def _bound(
-    validate: Validator | None, setup: Setup, features: FeatureCache
+    validate: Validator | None, setup: Setup, features: ImageSource
 ) -> Callable[[Base], float | None] | None:
     if validate is None:
         return None

@@ -9,13 +9,14 @@ import mlx.core as mx
 
 from mlx_medlora.cases.dataset import Dataset
 from mlx_medlora.errors import InputError
+from mlx_medlora.gemma import names
 from mlx_medlora.gemma.config import ModelConfig, read_config
+from mlx_medlora.gemma.fingerprint import fingerprint, source_fingerprint
 from mlx_medlora.gemma.hub import EMBEDDED, Source, locate
 from mlx_medlora.gemma.load import load_base
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder, load_processor
 from mlx_medlora.lora.adapter import BaseModelId
-from mlx_medlora.lora.fingerprint import fingerprint
 from mlx_medlora.lora.layers import attach
 from mlx_medlora.training.examples import Example, build_examples
 from mlx_medlora.training.settings import TrainSettings
@@ -32,6 +33,11 @@ class Setup:
     val: list[Example]
     base: BaseModelId
     modules: list[str]
+
+    @property
+    def trains_vision(self) -> bool:
+        """True where the adapter reaches into SigLIP's tower."""
+        return any(name.startswith(names.TOWER) for name in self.modules)
 
 
 def set_up(
@@ -69,4 +75,8 @@ def base_id(source: Source, config: ModelConfig) -> BaseModelId:
     """What the adapter says of its base: the hub's id, or the directory's own name without its place."""
     published = source.revision is not None or source.name == EMBEDDED
     name = source.name if published else source.directory.resolve().name
-    return BaseModelId(id=name, fingerprint=fingerprint(source.directory, config))
+    return BaseModelId(
+        id=name,
+        fingerprint=fingerprint(source.directory, config),
+        source=source_fingerprint(source.directory),
+    )

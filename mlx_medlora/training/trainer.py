@@ -19,7 +19,7 @@ from mlx_medlora.training import optimizer
 from mlx_medlora.training.batches import collate, in_order, order
 from mlx_medlora.training.events import Epoch, Event, Listener, Plan, Step
 from mlx_medlora.training.examples import Example
-from mlx_medlora.training.features import FeatureCache
+from mlx_medlora.training.features import ImageSource
 from mlx_medlora.training.loss import answer_loss
 from mlx_medlora.training.schedule import learning_rate, warmup_steps
 from mlx_medlora.training.settings import TrainSettings
@@ -52,7 +52,7 @@ class Trainer:
         model: Base,
         train: Sequence[Example],
         val: Sequence[Example],
-        features: FeatureCache,
+        features: ImageSource,
         settings: TrainSettings,
         *,
         save: Save,

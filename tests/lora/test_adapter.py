@@ -21,6 +21,7 @@ from mlx_medlora.lora.settings import LoraSettings
 IDS = mx.array([[2, 17, 30, 5, 44]])
 BASE = BaseModelId(id="tiny", fingerprint="a" * 64)
 SETTINGS = LoraSettings(rank=3, alpha=9, target=("q_proj", "v_proj"))
+Q = "language_model.model.layers.0.self_attn.q_proj"
 A, B = (f"language_model.model.layers.0.self_attn.q_proj.lora_{side}" for side in "ab")
 
 
@@ -114,9 +115,12 @@ def edit_config(adapter: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rank": 4}, r"wrong shape: 28 tensors .* expected \[64, 4\]"),
-        ({"target": ["q_proj"]}, r"not this model's: .*layers.0.self_attn.v_proj"),
-        ({"target": ["c_attn"]}, "'c_attn' names no linear layer"),
+        ({"rank": 4}, r"rank is 4, but its layers have \[3\]"),
+        ({"modules": {Q: {"rank": 3, "alpha": 9}}, "target": ["q_proj"]}, "of no layer of this adapter: 26"),
+        ({"modules": {"c_attn": {"rank": 3, "alpha": 9}}, "target": ["c_attn"]}, "not this model's: c_attn"),
+        ({"biases": [Q]}, f"not this model's: {Q}"),
+        ({"target": ["q_proj"]}, r"target does not name .*layers.0.self_attn.v_proj"),
+        ({"target": ["q_proj", "v_proj", "c_attn"]}, "target 'c_attn' names none of its layers"),
         ({"format_version": 2}, "adapter format 2; this release reads format 1"),
         ({"rank": -1}, "rank: .*greater than 0"),
         ({"lora_alpha": 3}, "unknown option 'lora_alpha'"),
@@ -128,6 +132,21 @@ def test_a_config_that_does_not_fit_is_refused(
     edit_config(adapter, **changes)
     with pytest.raises(InputError, match=message):
         load_adapter(base(tiny_config), adapter, fingerprint=BASE.fingerprint)
+
+
+def test_a_layer_of_another_rank_than_its_tensor_is_refused(adapter: Path, tiny_config: ModelConfig) -> None:
+    modules = json.loads((adapter / "adapter_config.json").read_text())["modules"]
+    edit_config(adapter, modules=modules | {Q: {"rank": 4, "alpha": 9}})
+    with pytest.raises(InputError, match=r"wrong shape: 2 tensors .* expected \[64, 4\]"):
+        load_adapter(base(tiny_config), adapter, fingerprint=BASE.fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "source", "fits"),
+    [("f", None, True), ("s", None, True), ("x", "s", True), ("x", "f", True), ("x", "y", False)],
+)
+def test_an_adapter_fits_what_its_base_came_from(fingerprint: str, source: str | None, fits: bool) -> None:
+    assert BaseModelId(id="tiny", fingerprint="f", source="s").fits(fingerprint, source) is fits
 
 
 def test_another_base_is_refused(adapter: Path, tiny_config: ModelConfig) -> None:

@@ -9,7 +9,8 @@ from mlx.utils import tree_flatten
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.gemma.model import Base, build
-from mlx_medlora.lora.layers import LoraLinear, attach, find_targets, widths
+from mlx_medlora.lora.layers import LoraLinear, attach
+from mlx_medlora.lora.layout import find_targets, widths
 from mlx_medlora.lora.settings import LoraSettings
 
 IDS = mx.array([[2, 17, 30, 5, 44, 9, 71, 8]])
@@ -149,7 +150,7 @@ def test_dropout_acts_in_training_alone(tiny_config: ModelConfig) -> None:
 def test_dropout_keeps_the_mean() -> None:
     linear = nn.Linear(64, 1, bias=False)
     linear.weight = mx.zeros((1, 64))
-    layer = LoraLinear(linear, LoraSettings(rank=1, alpha=1, dropout=0.25), mx.random.key(0))
+    layer = LoraLinear(linear, 1, 1.0, 0.25, mx.random.key(0))
     layer.lora_a, layer.lora_b = mx.ones((64, 1)) / 64, mx.ones((1, 1))
     mx.random.seed(0)
     assert layer(mx.ones((4000, 64))).mean().item() == pytest.approx(1.0, abs=0.01)

@@ -13,10 +13,12 @@ import hashlib
 import json
 from pathlib import Path
 
+from mlx_medlora.files import read_json
 from mlx_medlora.gemma import names
 from mlx_medlora.gemma.config import ModelConfig, read_config
 from mlx_medlora.gemma.tensorfiles import Stored, read_header, weight_files
 
+MANIFEST = "mlx_medlora.json"  # what `convert` says of a directory that it wrote
 _SAMPLE = 256
 
 
@@ -28,13 +30,21 @@ def fingerprint(directory: Path, config: ModelConfig | None = None) -> str:
     for file in weight_files(directory):
         for entry in read_header(file)[0].values():
             name = names.canonical(entry.name, text_only=config.text_only)
-            if name is not None and not name.startswith(names.HEAD):  # the head is the embedding's copy
+            if name is not None and not (config.tied_head and name.startswith(names.HEAD)):  # a copy
                 tensors[name] = entry
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype}\n".encode())
         if name != names.PATCHES:  # its order of axes differs between the layouts
             digest.update(_sample(tensors[name]))
     return digest.hexdigest()
+
+
+def source_fingerprint(directory: Path) -> str | None:
+    """The fingerprint of the weights that `directory` was converted from; None where it does not say."""
+    manifest = directory / MANIFEST
+    raw = read_json(manifest) if manifest.is_file() else None
+    found = raw.get("source_fingerprint") if isinstance(raw, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def _geometry(config: ModelConfig) -> bytes:

@@ -8,9 +8,9 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_medlora.gemma.config import ModelConfig, published_config
+from mlx_medlora.gemma.fingerprint import fingerprint
 from mlx_medlora.gemma.model import build
 from mlx_medlora.gemma.names import PATCHES
-from mlx_medlora.lora.fingerprint import fingerprint
 
 Tensors = dict[str, mx.array]
 
