@@ -65,6 +65,19 @@ class Dataset:
             raise InputError(f"the split {split!r} is empty", path=path, hint=_HINT)
         return cases
 
+    def refuse_shared_ids(self) -> None:
+        """Raise InputError, with file and line, for an id that stands in two splits."""
+        places: dict[str, str] = {}
+        for split in self.splits():
+            for line, row in read_jsonl(self._file(split)):
+                name = row.get("id") if isinstance(row, dict) else None
+                if not isinstance(name, str):
+                    continue  # reading the split's cases says what is wrong with it
+                if places.setdefault(name, split) != split:
+                    message = f"the id {name!r} is in the split {places[name]!r} too"
+                    hint = "Keep each case in one split, or the held-out figures mean nothing."
+                    raise InputError(message, path=self._file(split), line=line, hint=hint)
+
     def image_files(self, case: Case) -> tuple[Path, ...]:
         """The case's images as absolute paths, in reading order.
 

@@ -49,6 +49,7 @@ def set_up(
     settings.
     """
     dataset = Dataset.open(data)
+    dataset.refuse_shared_ids()
     splits = {split: dataset.cases(split) for split in ("train", "val") if split in dataset.splits()}
     if "train" not in splits:
         raise InputError("the dataset has no training split (train.jsonl)", path=dataset.root)

@@ -118,3 +118,9 @@ def test_the_fingerprint_follows_rows_and_pixels_and_not_the_place(root, tmp_pat
     assert Dataset.open(tmp_path / "copy").fingerprint("train") != first
     write(root, {**ROW, "input": "Another"})
     assert Dataset.open(root).fingerprint("train") != first
+
+
+def test_an_id_in_two_splits_is_named_with_its_line(root):
+    write(root, {**ROW, "id": "b"}, ROW, split="test")
+    with pytest.raises(InputError, match=r"test\.jsonl:2: the id 'a' is in the split 'train' too"):
+        Dataset.open(root).refuse_shared_ids()

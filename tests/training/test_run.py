@@ -230,3 +230,13 @@ def test_dry_run_steps_on_the_longest_row(tiny_medgemma: Path, data: Path) -> No
     long = dry_run(tiny_medgemma, data, settings)
     assert long.longest_row > short.longest_row + 50
     assert long.loss != short.loss
+
+
+def test_a_case_that_is_trained_on_and_held_out_is_refused(
+    tiny_medgemma: Path, data: Path, tmp_path: Path
+) -> None:
+    first = (data / "train.jsonl").read_text().splitlines()[0]
+    (data / "test.jsonl").write_text(first + "\n")
+    with pytest.raises(InputError, match=r"test\.jsonl:1: .* is in the split 'train' too"):
+        run_training(tiny_medgemma, data, tmp_path / "out", QUICK)
+    assert not (tmp_path / "out").exists()
