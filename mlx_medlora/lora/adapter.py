@@ -28,7 +28,6 @@ from mlx_medlora.settings import StrictModel, validate
 
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
-PEFT_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 FORMAT_VERSION: Literal[1] = 1
 
 
@@ -97,13 +96,6 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
     """Read `adapter_config.json`. Raises InputError where `directory` is no adapter of this toolkit."""
     if not directory.is_dir():
         raise InputError("no such adapter directory", path=directory, hint="`mlx-medlora train` writes one.")
-    for name in PEFT_WEIGHTS:
-        if (directory / name).is_file():
-            raise InputError(
-                "this is a PEFT adapter, which this release cannot read yet",
-                path=directory,
-                hint="Reading PEFT adapters comes with the command `import`.",
-            )
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
             raise InputError(f"not an adapter directory: it has no {name}", path=directory)
@@ -114,7 +106,7 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
         raise InputError(
             f"adapter format {version!r}; this release reads format {FORMAT_VERSION}",
             path=path,
-            hint="Adapters of mlx-lm and mlx-vlm have another form; train this one again, or update.",
+            hint="Adapters of PEFT, mlx-lm and mlx-vlm have another form: `mlx-medlora import` reads them.",
         )
     return validate(AdapterConfig, raw, path=path)
 

@@ -11,7 +11,7 @@ from mlx_medlora.gemma.fingerprint import fingerprint, source_fingerprint
 from mlx_medlora.gemma.hub import resolve
 from mlx_medlora.gemma.load import load_base
 from mlx_medlora.gemma.model import Base
-from mlx_medlora.lora.adapter import load_adapter
+from mlx_medlora.lora.formats import load_any
 
 
 def load_model(
@@ -19,7 +19,7 @@ def load_model(
 ) -> Base:
     """Load a model from a directory, the hub or the package (`tiny-medgemma`), ready to answer.
 
-    `adapter` is a directory that training wrote; `dtype` (float32 or bfloat16) casts the base's tensors
+    `adapter` is a directory that training, PEFT, mlx-lm or mlx-vlm wrote; `dtype` (float32 or bfloat16) casts the base's tensors
     that are not quantised. Raises InputError where model or adapter are absent, damaged or do not fit.
     """
     directory = resolve(path_or_hub_id)
@@ -44,6 +44,6 @@ def _load(directory: Path, adapter: str | Path | None, dtype: mx.Dtype | None) -
     model: Base = load_base(directory, dtype)
     if adapter is not None:
         mine = fingerprint(directory, model.config)
-        load_adapter(model, Path(adapter), fingerprint=mine, source=source_fingerprint(directory))
+        load_any(model, Path(adapter), fingerprint=mine, source=source_fingerprint(directory))
     model.eval()
     return model

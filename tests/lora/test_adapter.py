@@ -175,7 +175,6 @@ def test_a_cut_file_is_refused(adapter: Path, tiny_config: ModelConfig) -> None:
     [
         ([], "it has no adapter_config.json"),
         (["adapter_config.json"], "it has no adapters.safetensors"),
-        (["adapter_config.json", "adapter_model.safetensors"], "PEFT adapter"),
         (["adapter_config.json", "adapters.safetensors"], "adapter format None"),
     ],
 )

@@ -47,7 +47,7 @@ def data(tmp_path: Path) -> Path:
         Image.fromarray(rng.integers(0, 256, (50, 60, 3), dtype=np.uint8)).save(root / "images" / name)
     splits = {"train": ["a.png", None, "b.png", "a.png", None], "val": ["c.png", None]}
     for split, images in splits.items():
-        rows = [row(index, image) for index, image in enumerate(images)]
+        rows = [row(index + 10 * (split == "val"), image) for index, image in enumerate(images)]
         (root / f"{split}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
     return root
 
@@ -238,5 +238,5 @@ def test_a_case_that_is_trained_on_and_held_out_is_refused(
     first = (data / "train.jsonl").read_text().splitlines()[0]
     (data / "test.jsonl").write_text(first + "\n")
     with pytest.raises(InputError, match=r"test\.jsonl:1: .* is in the split 'train' too"):
-        run_training(tiny_medgemma, data, tmp_path / "out", QUICK)
+        run_training(tiny_medgemma, data, tmp_path / "out", SETTINGS)
     assert not (tmp_path / "out").exists()

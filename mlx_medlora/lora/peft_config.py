@@ -1,0 +1,153 @@
+"""PEFT's `adapter_config.json`: what it means for our layers, and what is refused by name.
+
+Matching rules are PEFT's own (`check_target_module_exists`, `get_pattern_key`, 0.21).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mlx_medlora.errors import InputError
+from mlx_medlora.files import read_json
+from mlx_medlora.settings import validate
+
+_HARMLESS = {
+    "auto_mapping",
+    "corda_config",
+    "eva_config",
+    "inference_mode",
+    "loftq_config",
+    "lora_ga_config",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+    "task_type",
+}
+_KEEPS_BASE = (True, False, None, "gaussian", "orthogonal", "eva", "default")
+
+
+class PeftConfig(BaseModel):
+    """The settings of a PEFT LoRA adapter that change what it computes."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    peft_type: Literal["LORA"]
+    base_model_name_or_path: str | None = None
+    r: int = Field(8, gt=0)
+    lora_alpha: float = Field(8, gt=0)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str | list[str] | None = None
+    exclude_modules: str | list[str] | None = None
+    layers_to_transform: int | list[int] | None = None
+    layers_pattern: str | list[str] | None = None
+    rank_pattern: dict[str, int] = Field(default_factory=dict)
+    alpha_pattern: dict[str, float] = Field(default_factory=dict)
+    use_rslora: bool = False
+    use_dora: bool = False
+    lora_bias: bool = False
+    bias: Literal["none", "all", "lora_only"] = "none"
+    modules_to_save: list[str] | None = None
+    init_lora_weights: bool | str | None = True
+
+    def targets(self, modules: Iterable[str]) -> list[str]:
+        """Those of `modules`, named as PEFT saw them, that carry LoRA."""
+        return [name for name in modules if self._targeted(name)]
+
+    def rank_of(self, module: str) -> int:
+        """The rank of one module, by the first pattern that fits."""
+        return _by_pattern(self.rank_pattern, module, self.r)
+
+    def alpha_of(self, module: str) -> float:
+        """The alpha of one module, by the first pattern that fits."""
+        return _by_pattern(self.alpha_pattern, module, self.lora_alpha)
+
+    def _targeted(self, name: str) -> bool:
+        if self.exclude_modules and _named(self.exclude_modules, name):
+            return False
+        if any(re.match(rf"(^|.*\.){saved}($|\..*)", name) for saved in self.modules_to_save or ()):
+            return False
+        if self.target_modules == "all-linear":
+            return True
+        targets = self.target_modules or []
+        if isinstance(targets, str) or name in targets:
+            return _named(targets, name)
+        return _named(targets, name) and self._in_chosen_layer(name)
+
+    def _in_chosen_layer(self, name: str) -> bool:
+        chosen = self.layers_to_transform
+        if chosen is None or chosen == []:
+            return True
+        patterns = self.layers_pattern or [r"[^.]*"]
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            found = re.match(rf"(?:^|.*?\.){pattern}\.(?P<index>\d+)\.", name)
+            if found:
+                index = int(found["index"])
+                return index == chosen if isinstance(chosen, int) else index in chosen
+        return False
+
+
+def _named(targets: str | list[str], name: str) -> bool:
+    """A string is a regular expression for the whole name, a list holds ends of names."""
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(f".{name}".endswith(f".{target}") for target in targets)
+
+
+def _by_pattern(patterns: dict[str, Any], module: str, usual: Any) -> Any:
+    for pattern, value in patterns.items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return usual
+
+
+def read_peft_config(path: Path) -> PeftConfig:
+    """Read a PEFT `adapter_config.json`.
+
+    Raises InputError for another kind of adapter, and by name for each setting that changes the
+    computation in a way that is not known here: nothing is dropped.
+    """
+    raw = read_json(path)
+    if not isinstance(raw, dict):
+        raise InputError("expected a JSON object", path=path, line=1)
+    kind = raw.get("peft_type")
+    if kind != "LORA":
+        raise InputError(f"peft_type is {kind!r}; only LORA adapters can be read", path=path)
+    given = {name: value for name, value in raw.items() if value is not None}
+    config = validate(PeftConfig, given, path=path)
+    _refuse_unknown(config, path)
+    _refuse_bad_patterns(config, path)
+    return config
+
+
+def _refuse_unknown(config: PeftConfig, path: Path) -> None:
+    extra = config.model_extra or {}
+    odd = [f"{name} = {value!r:.60}" for name, value in extra.items() if value and name not in _HARMLESS]
+    if config.init_lora_weights not in _KEEPS_BASE:
+        odd.append(f"init_lora_weights = {config.init_lora_weights!r} (it changes the base's own weights)")
+    saved = [name for name in config.modules_to_save or () if name not in ("embed_tokens", "lm_head")]
+    if saved:
+        odd.append(f"modules_to_save = {saved!r}")
+    if odd:
+        raise InputError(
+            f"this adapter uses what is not known here: {'; '.join(odd)}",
+            path=path,
+            hint="Merge it with PEFT's merge_and_unload, then convert the merged model.",
+        )
+
+
+def _refuse_bad_patterns(config: PeftConfig, path: Path) -> None:
+    patterns = [*config.rank_pattern, *config.alpha_pattern, *(config.modules_to_save or ())]
+    for given in (config.target_modules, config.exclude_modules, config.layers_pattern):
+        patterns += [given] if isinstance(given, str) else []
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise InputError(f"{pattern!r} is not a regular expression: {error}", path=path) from error
