@@ -1,0 +1,125 @@
+"""The README.md that travels with an exported adapter, in the hub's model-card form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from mlx_medlora import __version__
+from mlx_medlora.files import read_json
+from mlx_medlora.lora.adapter import AdapterConfig
+
+CARD = "README.md"
+_RUN = "run.json"
+
+_TEMPLATE = """\
+---
+base_model: {{ base }}
+library_name: peft
+pipeline_tag: image-text-to-text
+license: other
+license_name: health-ai-developer-foundations
+license_link: https://developers.google.com/health-ai-developer-foundations/terms
+tags: [medgemma, lora, clinical-error-detection, mlx-medlora]
+---
+
+# LoRA adapter for {{ base }}
+
+**Research use only. Not a medical device, not clinically validated.** Do not use it to decide on the care
+of patients.
+
+## The adapter
+
+| | |
+|---|---|
+| base model | `{{ base }}` |
+| layers | {{ config.modules | length }} ({{ config.target | join(", ") }}) |
+| rank, alpha, dropout | {{ config.rank }}, {{ "%g" % config.alpha }}, {{ "%g" % config.dropout }} |
+| form | {{ form }} |
+{%- if config.save_modules %}
+| saved whole | {{ config.save_modules | join(", ") }} |
+{%- endif %}
+| written by | mlx-medlora {{ version }} |
+
+## Training data
+
+{% if data -%}
+| split | cases | fingerprint |
+|---|---|---|
+{%- for split, about in data.items() %}
+| {{ split }} | {{ about.cases }} | `{{ about.fingerprint[:16] }}` |
+{%- endfor %}
+{%- else -%}
+Not recorded.
+{%- endif %}
+
+## Figures on the validation split
+
+{% if figures -%}
+| figure | value |
+|---|---|
+{%- for name, value in figures.items() %}
+| {{ name }} | {{ value }} |
+{%- endfor %}
+
+These choose an epoch; they are no evidence of clinical use. Held-out figures, with their intervals, come
+from `mlx-medlora eval`.
+{%- else -%}
+Not recorded.
+{%- endif %}
+
+## Use
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText
+
+base = AutoModelForImageTextToText.from_pretrained("{{ base }}")
+model = PeftModel.from_pretrained(base, "this directory")
+```
+
+## Licence
+
+MedGemma is provided under and subject to the Health AI Developer Foundations Terms of Use, found at
+https://developers.google.com/health-ai-developer-foundations/terms. This adapter is a derivative of it: who
+passes it on passes on these terms, and the restriction of clinical use that they contain.
+"""
+
+
+def model_card(adapter: Path, config: AdapterConfig) -> str:
+    """The model card of the adapter in `adapter`, with what its `run.json` says of data and figures."""
+    path = adapter / _RUN
+    raw = read_json(path) if path.is_file() else {}
+    run: dict[str, Any] = raw if isinstance(raw, dict) else {}
+    kind = "DoRA" if config.dora else "LoRA"
+    form = f"rank-stabilised {kind}" if config.rslora else kind
+    template = Environment(undefined=StrictUndefined, autoescape=False).from_string(_TEMPLATE)
+    return template.render(
+        base=config.base.id,
+        config=config,
+        form=form,
+        version=__version__,
+        data=_splits(run.get("data")),
+        figures=_figures(run),
+    )
+
+
+def _splits(data: Any) -> dict[str, dict[str, Any]]:
+    """The splits of `run.json`'s data block that name their cases and fingerprint."""
+    given = data.get("splits", data) if isinstance(data, dict) else {}
+    needed = {"cases", "fingerprint"}
+    return {name: one for name, one in given.items() if isinstance(one, dict) and needed <= set(one)}
+
+
+def _figures(run: dict[str, Any]) -> dict[str, str]:
+    wanted = {
+        "val_loss": "loss",
+        "val_accuracy": "accuracy",
+        "best_epoch": "epoch kept",
+        "updates": "updates",
+    }
+    return {
+        label: f"{run[key]:.4g}" for key, label in wanted.items() if isinstance(run.get(key), (int, float))
+    }
