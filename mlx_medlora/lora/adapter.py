@@ -22,7 +22,7 @@ from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.names import listed
 from mlx_medlora.gemma.tensorfiles import read_header
 from mlx_medlora.lora.layers import bind
-from mlx_medlora.lora.layout import Layout, expected_tensors
+from mlx_medlora.lora.layout import Layout, expected_tensors, layer_tensors
 from mlx_medlora.lora.settings import LoraSettings
 from mlx_medlora.settings import StrictModel, validate
 
@@ -159,6 +159,22 @@ def refuse_other_base(base: BaseModelId, fingerprint: str, source: str | None, d
         path=directory,
         hint="Load it with the model that it was trained on, or one converted from the same weights.",
     )
+
+
+def read_own_tensors(path: Path, layout: Layout) -> dict[str, npt.NDArray[np.float32]]:
+    """As `read_tensors`, without a model: widths are taken from the file, ranks and names from `layout`."""
+    header, _ = read_header(path)
+    shapes = {name: entry.shape for name, entry in header.items()}
+    expected: dict[str, tuple[int, ...]] = {}
+    for module, shape in layout.modules.items():
+        inputs, outputs = shapes.get(f"{module}.lora_a", (0,))[0], shapes.get(f"{module}.lora_b", (0,))[-1]
+        expected |= layer_tensors(module, inputs, outputs, shape.rank, layout)
+    biases = {f"{name}.linear.bias" if name in layout.modules else f"{name}.bias" for name in layout.biases}
+    whole = {name for name in shapes if name.endswith(("embed_tokens.weight", "lm_head.weight"))}
+    refuse(path, "missing", ["a saved module"] * (len(layout.save_modules) - len(whole)))
+    expected |= {name: shapes[name] for name in (biases | whole) & set(shapes)}
+    refuse(path, "missing", sorted(biases - set(shapes)))
+    return read_tensors(path, expected)
 
 
 def read_tensors(path: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, npt.NDArray[np.float32]]:

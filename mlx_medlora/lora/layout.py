@@ -141,14 +141,17 @@ def expected_tensors(model: Base, layout: Layout) -> dict[str, tuple[int, ...]]:
         raise InputError(f"the layers it adapts are not this model's: {', '.join(odd[:4])}")
     expected: dict[str, tuple[int, ...]] = {}
     for name, shape in layout.modules.items():
-        expected |= _of_layer(name, *widths(linear[name]), shape.rank, layout)
+        expected |= layer_tensors(name, *widths(linear[name]), shape.rank, layout)
     for name in layout.biases:
         expected[f"{name}.linear.bias" if name in layout.modules else f"{name}.bias"] = biased[name]
     whole = (model.config.text.vocab_size, model.config.text.hidden_size)
     return expected | {saved_name(kind, model): whole for kind in layout.save_modules}
 
 
-def _of_layer(name: str, inputs: int, outputs: int, rank: int, layout: Layout) -> dict[str, tuple[int, ...]]:
+def layer_tensors(
+    name: str, inputs: int, outputs: int, rank: int, layout: Layout
+) -> dict[str, tuple[int, ...]]:
+    """Name and shape of the tensors that one layer has with `layout`."""
     tensors: dict[str, tuple[int, ...]] = {
         f"{name}.lora_a": (inputs, rank),
         f"{name}.lora_b": (rank, outputs),

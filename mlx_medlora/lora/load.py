@@ -19,8 +19,9 @@ def load_model(
 ) -> Base:
     """Load a model from a directory, the hub or the package (`tiny-medgemma`), ready to answer.
 
-    `adapter` is a directory that training, PEFT, mlx-lm or mlx-vlm wrote; `dtype` (float32 or
-    bfloat16) casts the base's tensors that are not quantised. Raises InputError where model or adapter are absent, damaged or do not fit.
+    `adapter` is a directory that training, PEFT, mlx-lm or mlx-vlm wrote; `dtype` (float32 or bfloat16)
+    casts the base's tensors that are not quantised. Raises InputError where model or adapter are absent,
+    damaged or do not fit.
     """
     directory = resolve(path_or_hub_id)
     return _load(directory, adapter, dtype)

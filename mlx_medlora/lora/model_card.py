@@ -46,10 +46,10 @@ of patients.
 ## Training data
 
 {% if data -%}
-| split | cases | fingerprint |
-|---|---|---|
+| split | cases | supervised tokens | SHA-256 |
+|---|---|---|---|
 {%- for split, about in data.items() %}
-| {{ split }} | {{ about.cases }} | `{{ about.fingerprint[:16] }}` |
+| {{ split }} | {{ about.rows }} | {{ about.supervised_tokens }} | `{{ about.sha256[:16] }}` |
 {%- endfor %}
 {%- else -%}
 Not recorded.
@@ -107,19 +107,18 @@ def model_card(adapter: Path, config: AdapterConfig) -> str:
 
 
 def _splits(data: Any) -> dict[str, dict[str, Any]]:
-    """The splits of `run.json`'s data block that name their cases and fingerprint."""
-    given = data.get("splits", data) if isinstance(data, dict) else {}
-    needed = {"cases", "fingerprint"}
+    """The splits in `run.json`'s data block."""
+    given = data if isinstance(data, dict) else {}
+    needed = {"rows", "supervised_tokens", "sha256"}
     return {name: one for name, one in given.items() if isinstance(one, dict) and needed <= set(one)}
 
 
 def _figures(run: dict[str, Any]) -> dict[str, str]:
-    wanted = {
+    labels = {
         "val_loss": "loss",
         "val_accuracy": "accuracy",
-        "best_epoch": "epoch kept",
+        "best_epoch": "best epoch",
         "updates": "updates",
     }
-    return {
-        label: f"{run[key]:.4g}" for key, label in wanted.items() if isinstance(run.get(key), (int, float))
-    }
+    numbers = {label: run.get(key) for key, label in labels.items()}
+    return {label: f"{value:.4g}" for label, value in numbers.items() if isinstance(value, (int, float))}
