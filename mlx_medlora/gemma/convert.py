@@ -23,7 +23,7 @@ from mlx_medlora.gemma.fingerprint import MANIFEST, fingerprint, source_fingerpr
 from mlx_medlora.gemma.hub import Source, locate
 from mlx_medlora.gemma.model import build
 from mlx_medlora.gemma.packing import Packing
-from mlx_medlora.gemma.shards import SHARD_BYTES, Written, write_shards
+from mlx_medlora.gemma.shards import SHARD_BYTES, Written
 from mlx_medlora.gemma.weights import refuse_misfits
 from mlx_medlora.settings import StrictModel, validate
 
@@ -107,23 +107,17 @@ def convert(
     empty, MedloraError where the hub cannot be reached or the disk is full.
     """
     started = time.perf_counter()
-    settings = _settings(bits, group_size, dtype)
+    settings = settings_for(bits, group_size, dtype)
     output = Path(output)
     refuse_nonempty(output)
     found = locate(source, offline=offline)
     checkpoint = _readable(found.directory)
     packing = Packing(checkpoint, settings.quantization, settings.dtype)
-    plan = packing.plan()
-    total = sum(planned.bytes for planned in plan)
-    _refuse_small_disk(output, total)
-    report_progress = None if progress is None else lambda done: progress(done, total)
-    with atomic_directory(output) as work, _no_buffer_cache():
-        files = write_shards(
-            work, plan, packing.arrays(), mark=packing.mark, limit=shard_bytes, progress=report_progress
+    _refuse_small_disk(output, sum(planned.bytes for planned in packing.plan()))
+    with atomic_directory(output) as work:
+        files = write_model(
+            work, found, checkpoint, packing, settings, shard_bytes=shard_bytes, progress=progress
         )
-        _write_config(work, checkpoint.config, settings)
-        _copy_companions(found.directory, work)
-        _write_manifest(work, found, settings, packing.parameters(), files)
     return ConvertReport(
         source=found.name,
         revision=found.revision,
@@ -194,7 +188,12 @@ def _copy_companions(source: Path, work: Path) -> None:
 
 
 def _write_manifest(
-    work: Path, source: Source, settings: ConvertSettings, parameters: int, weights: list[Written]
+    work: Path,
+    source: Source,
+    settings: ConvertSettings,
+    parameters: int,
+    weights: list[Written],
+    about: dict[str, Any],
 ) -> None:
     """Written last: a directory that has it is whole."""
     hashes = {file.name: {"bytes": file.bytes, "sha256": file.sha256} for file in weights}
@@ -205,7 +204,7 @@ def _write_manifest(
         "format_version": FORMAT_VERSION,
         "source": source.name,
         "revision": source.revision,
-        "source_fingerprint": source_fingerprint(source.directory) or fingerprint(source.directory),
+        **({"source_fingerprint": _origin(source)} if not about else about),
         "settings": settings.model_dump(mode="json"),
         "parameters": parameters,
         "versions": {
@@ -216,6 +215,11 @@ def _write_manifest(
         "files": dict(sorted(hashes.items())),
     }
     write_json(work / MANIFEST, manifest)
+
+
+def _origin(source: Source) -> str:
+    """The fingerprint of the weights that all of this came from; a fused model begins anew."""
+    return source_fingerprint(source.directory) or fingerprint(source.directory)
 
 
 def _notes(output: Path) -> tuple[str, ...]:

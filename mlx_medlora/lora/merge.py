@@ -1,0 +1,129 @@
+"""An adapter folded into the matrices of its base, as PEFT's `merge_and_unload` does it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import mlx.core as mx
+
+from mlx_medlora.errors import InputError
+from mlx_medlora.gemma import names
+from mlx_medlora.gemma.checkpoint import Checkpoint
+from mlx_medlora.gemma.config import ModelConfig
+from mlx_medlora.gemma.tensorfiles import Stored
+from mlx_medlora.gemma.weights import packing
+from mlx_medlora.lora.adapter import Adapter
+
+_PACKED = (".scales", ".biases")
+
+
+def merge(weight: mx.array, adapter: Adapter, module: str) -> mx.array:
+    """One layer's (out, in) matrix with the adapter's update, in fp32.
+
+    LoRA adds s * (A B)^T; DoRA then gives each row its trained magnitude.
+    """
+    a, b = (mx.array(adapter.tensors[f"{module}.{part}"]) for part in ("lora_a", "lora_b"))
+    merged = weight.astype(mx.float32) + adapter.config.scale_of(module) * (a @ b).T
+    magnitude = adapter.tensors.get(f"{module}.magnitude")
+    if magnitude is None:
+        return merged
+    return merged * (mx.array(magnitude) / mx.linalg.norm(merged, axis=1))[:, None]
+
+
+class MergedCheckpoint(Checkpoint):
+    """A checkpoint that gives its tensors with an adapter merged in, dequantised, one at a time."""
+
+    def __init__(self, base: Checkpoint, adapter: Adapter) -> None:
+        """Raises InputError where the adapter's biases have no place in the base's layers."""
+        layout = adapter.config
+        tied = base.config.tied_head and not layout.save_modules
+        update = {"quantization": None, "tied_head": tied}
+        super().__init__(base.directory, base.config.model_copy(update=update))
+        self._base, self._adapter = base, adapter
+        self._embedding = names.embedding(text_only=base.config.text_only)
+        self._head = names.head(text_only=base.config.text_only)
+        widths = _widths(base)
+        for name, entry in base.stored.items():
+            if not name.endswith(_PACKED):
+                self.stored[name] = replace(entry, shape=widths.get(name, entry.shape))
+        if base.config.tied_head and not tied:
+            self.stored[f"{self._head}.weight"] = self.stored[f"{self._embedding}.weight"]
+        self._refuse_homeless_biases()
+
+    @property
+    def dtype(self) -> str:
+        """The base's own dtype, as `convert` names it; fp16, which Gemma 3 overflows, becomes bfloat16."""
+        norm = next(entry for name, entry in self._base.stored.items() if name.endswith("norm.weight"))
+        return "float32" if norm.dtype == "F32" else "bfloat16"
+
+    def tensor(self, name: str) -> mx.array:
+        """One merged tensor, lazy."""
+        tensors = self._adapter.tensors
+        module, _, part = name.rpartition(".")
+        if module in (self._embedding, self._head):
+            return self._whole(module, name)
+        if part == "bias":
+            return self._bias(module, name)
+        weight = self._plain(module) if part == "weight" else self._base.tensor(name)
+        return merge(weight, self._adapter, module) if f"{module}.lora_a" in tensors else weight
+
+    def _whole(self, module: str, name: str) -> mx.array:
+        """Embedding and head: the adapter's copy, or else the base's, whose head may be its embedding."""
+        saved = self._adapter.tensors.get(name)
+        if saved is not None:
+            return mx.array(saved)
+        return self._plain(self._embedding if name not in self._base.stored else module)
+
+    def _bias(self, module: str, name: str) -> mx.array:
+        tensors = self._adapter.tensors
+        trained = tensors.get(f"{module}.linear.bias", tensors.get(name))
+        bias = self._base.tensor(name) if trained is None else mx.array(trained)
+        extra = tensors.get(f"{module}.lora_bias")
+        return bias if extra is None else bias + self._adapter.config.scale_of(module) * mx.array(extra)
+
+    def _plain(self, module: str) -> mx.array:
+        """The module's `weight`, dequantised where it is packed."""
+        weight = self._base.tensor(f"{module}.weight")
+        if f"{module}.scales" not in self._base.stored:
+            return weight
+        width = self.stored[f"{module}.weight"].shape[-1]
+        scheme = packing(self._base, module, width)
+        assert scheme is not None  # `_widths` read it
+        scales, biases = (self._base.tensor(f"{module}{part}") for part in _PACKED)
+        return mx.dequantize(weight, scales, biases, scheme["group_size"], scheme["bits"])
+
+    def _refuse_homeless_biases(self) -> None:
+        if not self._adapter.config.lora_bias:
+            return
+        homeless = [name for name in self._adapter.config.modules if f"{name}.bias" not in self._base.stored]
+        if homeless:
+            raise InputError(
+                f"the adapter adds a bias to {homeless[0]}, which has none, so it cannot be merged",
+                hint="Use it beside the base, with --adapter.",
+            )
+
+
+def _widths(base: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """The unpacked shapes of the base's quantised matrices. Raises InputError where they make no sense."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, scales in base.stored.items():
+        module = name.removesuffix(".scales")
+        if module == name:
+            continue
+        packed = base.stored.get(f"{module}.weight")
+        width = _width(packed, scales, base.config)
+        if packed is None or width is None or packing(base, module, width) is None:
+            raise InputError(f"the quantised tensors of {module} do not fit together", path=base.directory)
+        shapes[f"{module}.weight"] = (packed.shape[0], width)
+    return shapes
+
+
+def _width(packed: Stored | None, scales: Stored, config: ModelConfig) -> int | None:
+    """Columns of a packed matrix: those of its words at the bits that give a known group size."""
+    if packed is None or not scales.shape or config.quantization is None:
+        return None
+    usual = scales.shape[-1] * config.quantization.group_size
+    if usual * config.quantization.bits == packed.shape[-1] * 32:
+        return usual
+    fitting = [scales.shape[-1] * group for group in (64, 32, 128)]
+    return next((width for width in fitting if (packed.shape[-1] * 32) % width == 0), None)
