@@ -34,7 +34,7 @@ def export(
     output: Written,
     before_4_52: Annotated[
         bool,
-        typer.Option("--before-4.52", help="For transformers 4.50 and 4.51, which name layers otherwise."),
+        typer.Option("--before-4.52", help="For transformers 4.50 and 4.51, with their names."),
     ] = False,
     json: Json = False,
 ) -> None:

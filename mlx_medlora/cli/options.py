@@ -16,7 +16,7 @@ Model = Annotated[
 ]
 Adapter = Annotated[
     Path | None,
-    typer.Option("--adapter", help="Adapter directory: of `train`, PEFT, mlx-lm or mlx-vlm.", metavar="DIR"),
+    typer.Option("--adapter", help="Adapter of `train`, PEFT, mlx-lm or mlx-vlm.", metavar="DIR"),
 ]
 Data = Annotated[Path, typer.Option("--data", help="Dataset directory that `prepare` wrote.", metavar="DIR")]
 Output = Annotated[

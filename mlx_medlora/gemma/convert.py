@@ -23,7 +23,7 @@ from mlx_medlora.gemma.fingerprint import MANIFEST, fingerprint, source_fingerpr
 from mlx_medlora.gemma.hub import Source, locate
 from mlx_medlora.gemma.model import build
 from mlx_medlora.gemma.packing import Packing
-from mlx_medlora.gemma.shards import SHARD_BYTES, Written
+from mlx_medlora.gemma.shards import SHARD_BYTES, Written, write_shards
 from mlx_medlora.gemma.weights import refuse_misfits
 from mlx_medlora.settings import StrictModel, validate
 
@@ -130,7 +130,38 @@ def convert(
     )
 
 
-def _settings(bits: int | None, group_size: int, dtype: str) -> ConvertSettings:
+def write_model(
+    work: Path,
+    source: Source,
+    checkpoint: Checkpoint,
+    packing: Packing,
+    settings: ConvertSettings,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    about: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> list[Written]:
+    """Write weights, configuration, the source's companions and a manifest into the directory `work`.
+
+    `checkpoint` gives the tensors that `packing` packs; `about` says in the manifest where they come from,
+    if not from the source alone; `progress` gets bytes written and in all.
+    """
+    plan = packing.plan()
+    total = sum(planned.bytes for planned in plan)
+    report = None if progress is None else lambda done: progress(done, total)
+    with _no_buffer_cache():
+        files = write_shards(
+            work, plan, packing.arrays(), mark=packing.mark, limit=shard_bytes, progress=report
+        )
+    _write_config(work, checkpoint.config, settings)
+    _copy_companions(source.directory, work)
+    origin = about if about is not None else {"source_fingerprint": _origin(source)}
+    _write_manifest(work, source, settings, packing.parameters(), files, origin)
+    return files
+
+
+def settings_for(bits: int | None, group_size: int, dtype: str) -> ConvertSettings:
+    """Checked settings. Raises InputError for bits, group sizes and dtypes that cannot be used."""
     if dtype in ("float16", "fp16", "half"):
         raise InputError(
             f"dtype {dtype} cannot be used: Gemma 3 overflows it", hint="Use bfloat16 (or float32)."
@@ -204,7 +235,7 @@ def _write_manifest(
         "format_version": FORMAT_VERSION,
         "source": source.name,
         "revision": source.revision,
-        **({"source_fingerprint": _origin(source)} if not about else about),
+        **about,
         "settings": settings.model_dump(mode="json"),
         "parameters": parameters,
         "versions": {

@@ -12,7 +12,7 @@ import pytest
 from mlx import nn
 from mlx_lm.tuner.dora import DoRALinear
 from mlx_lm.tuner.lora import LoRALinear
-from mlx_vlm.trainer.peft.lora_layers import LoRaLayer
+from mlx_vlm.trainer.peft.lora import LoRaLayer
 
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma.config import ModelConfig
