@@ -1,0 +1,1 @@
+"""The ladder against transformers + PEFT: the same numbers, rung by rung. Torch is imported here alone."""
