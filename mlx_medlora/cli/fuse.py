@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = examples(
     "mlx-medlora fuse --model models/medgemma-4b --adapter adapters/mine --output models/mine",
-    "mlx-medlora fuse --model google/medgemma-4b-it --adapter adapters/mine --output models/mine-hf --format hf",
+    "mlx-medlora fuse --model google/medgemma-4b-it --adapter adapters/mine --output models/hf --format hf",
     "mlx-medlora fuse --model models/medgemma-4b --adapter adapters/mine --output models/mine-4bit "
     "--requantise 4 --data my_dataset",
 )

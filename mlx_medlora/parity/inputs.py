@@ -45,7 +45,7 @@ class Row:
 
 
 def generated(count: int, config: ModelConfig) -> list[tuple[Turns, tuple[Image.Image, ...]]]:
-    """Conversations about phantoms: one image, none, and two, in turn; without images for text-only models."""
+    """Conversations about phantoms: one image, two, none in turn; none for text-only models."""
     made = []
     for index in range(count):
         rng = np.random.default_rng([7, index])
