@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from mlx_medlora import __version__
-from mlx_medlora.cli import convert, demo, doctor, errors, eval, exchange, fuse, generate, prepare, train
+from mlx_medlora.cli import (
+    convert,
+    demo,
+    doctor,
+    errors,
+    eval,
+    exchange,
+    fuse,
+    generate,
+    parity,
+    prepare,
+    train,
+)
 from mlx_medlora.cli.options import examples
 from mlx_medlora.cli.output import out
 
@@ -26,7 +38,7 @@ app = typer.Typer(
     ),
 )
 
-for group in (demo, convert, prepare, train, eval, generate, fuse, exchange, doctor):
+for group in (demo, convert, prepare, train, eval, generate, fuse, exchange, parity, doctor):
     group.add_to(app)
 
 

@@ -26,6 +26,7 @@ from mlx_medlora.lora.settings import LoraSettings
 from mlx_medlora.parity import ours, reference
 from mlx_medlora.parity.inputs import Batch, Row, collate, reference_pixels
 from mlx_medlora.parity.results import Array
+from mlx_medlora.training.features import ImageSource
 
 _NOISE = 0.05
 
@@ -99,7 +100,7 @@ class Sides:
         fresh = reference.load(self.directory, text_only=self.config.text_only)
         return reference.with_adapter(fresh, self.adapter)
 
-    def images(self) -> ours.ImageSource:
+    def images(self) -> ImageSource:
         """The rows' images as training takes them."""
         return ours.source(self.pixels, self.features, trained_tower=self.trains_tower)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
@@ -62,7 +63,8 @@ def _ours(sides: Sides) -> Run:
         trainer.update([[made[id(row)] for row in part] for part in window], 1).loss
         for window in windows(sides.rows)
     ]
-    return losses, {name: np.array(array) for name, array in tree_flatten(model.trainable_parameters())}
+    trained: dict[str, mx.array] = dict(tree_flatten(model.trainable_parameters()))
+    return losses, {name: np.array(array) for name, array in trained.items()}
 
 
 def _theirs(sides: Sides, kind: str) -> Run:
@@ -96,6 +98,6 @@ def _update(sides: Sides, wrapped: Any, window: list[list[Row]], parameters: lis
     for batch in batches:
         part = reference.loss(wrapped, batch) / count
         part.backward()
-        total += float(part)
+        total += float(part.detach())
     torch.nn.utils.clip_grad_norm_(parameters, RECIPE.clip)
     return total
