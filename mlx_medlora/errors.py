@@ -49,6 +49,12 @@ class InputError(MedloraError):
         return f"{place}: {self.message}"
 
 
+class NoSpace(MedloraError):
+    """The chosen disk has no room for the output; the command exits with status 2."""
+
+    exit_code = 2
+
+
 class GateNotMet(MedloraError):
     """A required clinical gate was not met; the command exits with status 3."""
 

@@ -13,7 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mlx_medlora.errors import InputError, MedloraError
+from mlx_medlora.errors import InputError, NoSpace
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 def refuse_nonempty(target: Path) -> None:
@@ -34,7 +37,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 
     On any exception the new directory is removed and `target` stays as it was.
     Raises InputError where `target` exists and is not an empty directory or its parent cannot be
-    written, MedloraError where the disk is full.
+    written, NoSpace where the disk is full.
     """
     target = Path(os.path.abspath(target))
     refuse_nonempty(target)
@@ -64,16 +67,25 @@ def _plain_os_errors(target: Path) -> Iterator[None]:
     """Turn a full disk or a refused write under `target` into an error for people."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MedloraError(
+    except Exception as error:
+        if disk_is_full(error):
+            raise NoSpace(
                 f"no space left on the disk while writing {target}; nothing was kept",
                 hint="Free some space or choose an --output on another disk.",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if isinstance(error, OSError) and error.errno in _REFUSED:
             reason = os.strerror(error.errno)
             raise InputError(f"cannot write: {reason}", path=error.filename or target) from error
         raise
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether `error` says that there is no space left: an OSError, or safetensors' own with its number."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    if type(error).__name__ != "SafetensorError":
+        return False
+    return any(f"(os error {code})" in str(error) for code in _FULL)
 
 
 def sync_path(path: Path) -> None:

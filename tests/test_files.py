@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
-from mlx_medlora.errors import InputError, MedloraError
+from mlx_medlora.errors import InputError, NoSpace
 from mlx_medlora.files import atomic_directory, read_json
 
 
@@ -35,10 +36,23 @@ def test_a_directory_with_something_in_it_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "full" / "kept.txt").read_text() == "mine"
 
 
-def test_a_full_disk_is_said_and_nothing_stays(tmp_path: Path) -> None:
-    with pytest.raises(MedloraError, match="no space left"), atomic_directory(tmp_path / "new"):
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError(f"Error while serializing: I/O error: No space left (os error {errno.ENOSPC})"),
+    ],
+)
+def test_a_full_disk_is_wrong_input_and_nothing_stays(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(NoSpace, match="no space left") as caught, atomic_directory(tmp_path / "new"):
+        raise error
+    assert caught.value.exit_code == 2
     assert os.listdir(tmp_path) == []
+
+
+def test_another_failure_of_safetensors_is_not_taken_for_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(SafetensorError), atomic_directory(tmp_path / "new"):
+        raise SafetensorError("Error while serializing: I/O error: (os error 5)")
 
 
 def test_bad_json_names_its_line(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def write_dataset(
     """Write rows (.jsonl and .json), images, dataset_stats.json and README.md to a new directory.
 
     `readme` is Markdown above the table of counts. Raises InputError where `output` exists and is not empty,
-    MedloraError where the disk is full; then nothing is left behind.
+    NoSpace where the disk is full; then nothing is left behind.
     """
     with atomic_directory(output) as work:
         write_images(work / IMAGES)

@@ -40,7 +40,7 @@ def _os(error: OSError) -> Report:
     reason = error.strerror or str(error)
     place = "" if error.filename is None else f"{error.filename}: "
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Report(f"{place}{reason}", "Free some space, or choose an --output on another disk.", 1)
+        return Report(f"{place}{reason}", "Free some space, or choose an --output on another disk.", 2)
     if error.filename is not None and error.errno in _INPUT:
         return Report(f"{place}{reason}", "Check the path and its permissions.", 2)
     return _unexpected(error)

@@ -15,7 +15,7 @@ import mlx.core as mx
 from pydantic import Field
 
 from mlx_medlora import __version__
-from mlx_medlora.errors import InputError, MedloraError
+from mlx_medlora.errors import InputError, NoSpace
 from mlx_medlora.files import atomic_directory, refuse_nonempty, sha256, write_json
 from mlx_medlora.gemma.checkpoint import Checkpoint, open_checkpoint
 from mlx_medlora.gemma.config import ModelConfig, Quantization, published_config, read_config
@@ -104,7 +104,7 @@ def convert(
     With `bits` (4 or 8) the text stack's matrices are quantised; the vision tower and the projector
     never are. `shard_bytes` is the most data in one file; `progress` gets bytes written and in all.
     Raises InputError for a source or settings that cannot be converted and an output that is not
-    empty, MedloraError where the hub cannot be reached or the disk is full.
+    empty, MedloraError where the hub cannot be reached, NoSpace where the disk is full.
     """
     started = time.perf_counter()
     settings = settings_for(bits, group_size, dtype)
@@ -189,7 +189,7 @@ def _refuse_small_disk(output: Path, total: int) -> None:
         parent = parent.parent
     free = shutil.disk_usage(parent).free
     if free < total + _SPARE_BYTES:
-        raise MedloraError(
+        raise NoSpace(
             f"no space for {output}: it needs {total / 1e9:.2f} GB, {free / 1e9:.2f} GB are free",
             hint="Free some space, choose another disk, or use fewer bits.",
         )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 from typing import NamedTuple
 
-from mlx_medlora.errors import InputError, MedloraError
+from mlx_medlora.errors import InputError, MedloraError, NoSpace
+from mlx_medlora.files import disk_is_full
 
 EMBEDDED = "tiny-medgemma"
 _ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -33,7 +33,7 @@ def locate(path_or_hub_id: str | Path, *, offline: bool = False) -> Source:
     A directory that exists wins over the other two. With `offline`, only what an earlier download
     left in the hub's cache is used. What looks like a path is never sent to the hub.
     Raises InputError for models that are not there or may not be read (with what to do about it),
-    MedloraError where the hub cannot be reached, the transfer breaks or the disk is full.
+    MedloraError where the hub cannot be reached or the transfer breaks, NoSpace where the disk is full.
     """
     name = str(path_or_hub_id)
     path = Path(name).expanduser()
@@ -108,8 +108,8 @@ def _explained(repo: str, error: Exception, offline: bool) -> MedloraError:
         return _not_cached(repo, offline)
     if isinstance(error, errors.HfHubHTTPError):
         return _refused(repo, page, error.response.status_code)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return MedloraError(
+    if disk_is_full(error):
+        return NoSpace(
             f"no space left on the disk while downloading {repo} to {constants.HF_HUB_CACHE}",
             hint="Free some space, or set HF_HUB_CACHE to a directory on another disk.",
         )

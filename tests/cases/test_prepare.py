@@ -228,7 +228,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, images, monkeypatch):
     monkeypatch.setattr("mlx_medlora.cases.image_folder.shutil.copyfile", full)
     with pytest.raises(MedloraError, match="no space left on the disk") as caught:
         prepare_table(table(tmp_path, rows()), images, tmp_path / "out")
-    assert caught.value.exit_code == 1
+    assert caught.value.exit_code == 2
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
 

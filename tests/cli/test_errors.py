@@ -19,7 +19,7 @@ from mlx_medlora.errors import GateNotMet, InputError, Interrupted, MedloraError
         (KeyboardInterrupt(), 130, "interrupted"),
         (typer.Abort(), 130, "interrupted"),
         (MemoryError(), 1, "out of memory"),
-        (OSError(errno.ENOSPC, "No space left on device", "out/w"), 1, "out/w: No space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device", "out/w"), 2, "out/w: No space left on device"),
         (PermissionError(errno.EACCES, "Permission denied", "secret"), 2, "secret: Permission denied"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "gone"), 2, "gone: No such file"),
         (OSError("plain"), 1, "internal error: OSError: plain"),
