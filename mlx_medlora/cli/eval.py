@@ -54,6 +54,7 @@ def evaluate(
 
     refuse_nonempty(output)
     dataset = Dataset.open(data)
+    dataset.refuse_shared_ids()
     dataset.cases(split)  # faults in the data are said before the model loads
     network, processor = load(model, adapter)
     encoder = Encoder(processor, network.config)

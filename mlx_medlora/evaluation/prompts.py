@@ -48,7 +48,9 @@ class PromptMaker:
     def prompts(self, cases: Sequence[Case]) -> list[Prompt]:
         """One prompt for each case. Raises InputError naming a case that the model cannot take."""
         files = [self.dataset.image_files(case) for case in cases]
-        images = {file: open_image(file) for group in files for file in group}
+        images = {
+            file: self._open(case, file) for case, own in zip(cases, files, strict=True) for file in own
+        }
         self._look(images)
         made = [
             self._prompt(case, group, [images[file] for file in group])
@@ -56,6 +58,12 @@ class PromptMaker:
         ]
         self._forget(files)
         return made
+
+    def _open(self, case: Case, file: Path) -> Image.Image:
+        try:
+            return open_image(file)
+        except InputError as error:
+            raise InputError(f"{case.where}: case {case.id!r}: {error}", hint=error.hint) from error
 
     def _prompt(self, case: Case, files: tuple[Path, ...], images: list[Image.Image]) -> Prompt:
         turns = conversation(case, with_answer=False)

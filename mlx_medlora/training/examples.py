@@ -62,8 +62,8 @@ def build_examples(
         files = dataset.image_files(case)
         if files and config.text_only:
             raise _at(case, dataset, "the case has an image, and this is a text-only model")
-        images = [opened(file) for file in files]
         try:
+            images = [opened(file) for file in files]
             encoded = encoder.encode(conversation(case, with_answer=True), images, with_answer=True)
         except InputError as error:
             raise _at(case, dataset, f"case {case.id!r}: {error}", error.hint) from error

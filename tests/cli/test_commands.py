@@ -216,6 +216,20 @@ def test_a_damaged_image_is_named(
         said = fail(command, "--model", tiny_medgemma, "--data", data, "--output", tmp_path / "out")
         assert image.name in said
         assert message in said
+        assert "val.jsonl:2: " in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_id_in_two_splits_is_refused_by_training_and_by_evaluation(
+    phantom_dataset: Path, tiny_medgemma: Path, tmp_path: Path, fail: Fail
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(phantom_dataset, data)
+    rows = (data / "val.jsonl").read_text() + (data / "train.jsonl").read_text().splitlines()[0] + "\n"
+    (data / "val.jsonl").write_text(rows)
+    for command in ("eval", "train"):
+        said = fail(command, "--model", tiny_medgemma, "--data", data, "--output", tmp_path / "out")
+        assert "is in the split 'train' too" in said
     assert not (tmp_path / "out").exists()
 
 
