@@ -13,10 +13,11 @@ from rich.panel import Panel
 from mlx_medlora.cases.dataset import Dataset
 from mlx_medlora.cases.prepare import prepare_phantoms
 from mlx_medlora.cases.schema import Case
+from mlx_medlora.errors import Interrupted, NoSpace
 from mlx_medlora.evaluation.metrics import Scorecard
 from mlx_medlora.evaluation.runner import Evaluation, answer_case, evaluate, write_evaluation
 from mlx_medlora.evaluation.tables import accuracy, scorecard_table
-from mlx_medlora.files import refuse_nonempty
+from mlx_medlora.files import atomic_directory
 from mlx_medlora.gemma.convert import convert
 from mlx_medlora.gemma.hub import EMBEDDED
 from mlx_medlora.gemma.processor import Encoder
@@ -75,9 +76,20 @@ class DemoResult(StrictModel):
 def run_demo(output: Path, *, say: Say = print) -> DemoResult:
     """Run the path offline and write dataset, model, adapter and both evaluations under `output`.
 
-    `say` is told each step. Raises InputError where `output` exists and is not an empty directory.
+    `say` is told each step; `output` is complete or absent. Raises InputError where it exists and is not an
+    empty directory, NoSpace where the disk is full.
     """
-    refuse_nonempty(output)
+    try:
+        with atomic_directory(output) as work:
+            found = _run(work, say)
+    except NoSpace as error:  # it names a part of the directory that is gone
+        raise NoSpace(f"no space left on the disk for {output}; nothing was kept", hint=error.hint) from error
+    except Interrupted as error:  # the adapter it speaks of is gone with the rest
+        raise KeyboardInterrupt from error
+    return found.model_copy(update={"output": str(output)})
+
+
+def _run(output: Path, say: Say) -> DemoResult:
     start = perf_counter()
     data, model, adapter = output / "dataset", output / "model", output / "adapter"
     say(f"1/5  drawing {CASES} phantom cases")

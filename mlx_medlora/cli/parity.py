@@ -37,9 +37,7 @@ def parity(
         Path | None, typer.Option(help="Dataset to compare on; left out: drawn phantoms.", metavar="DIR")
     ] = None,
     cases: Annotated[int, typer.Option(help="Rows to compare on.")] = 4,
-    output: Annotated[
-        Path | None, typer.Option(help="Where to write the certificate.", metavar="FILE")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help="File for the certificate.", metavar="FILE")] = None,
     json: Json = False,
 ) -> None:
     """Prove this toolkit against transformers + PEFT, rung by rung, in fp32.

@@ -40,7 +40,8 @@ def adapters(sides: Sides) -> Rung:
     wanted = reference.logits(wrapped, batch)[real]
     with reference.attention(wrapped.get_base_model(), "eager"):
         noise = distance(reference.logits(wrapped, batch)[real], wanted)
-    model = sides.adapted().eval()
+    model = sides.adapted()
+    model.eval()
     given = (
         ours.features(model, sides.pixels)
         if sides.trains_tower and sides.pixels is not None
@@ -60,8 +61,8 @@ def fused(sides: Sides) -> Rung:
         write_adapter(native, sides.adapter)
         try:
             fuse(sides.directory, native, out, format="hf")
-        except InputError as error:
-            return skipped(9, name, str(error))
+        except InputError as refused:
+            return skipped(9, name, str(refused))
         found = _state(reference.load(out, text_only=sides.config.text_only))
         stored = open_checkpoint(out)
         low = any(entry.dtype == "BF16" for entry in stored.stored.values())

@@ -38,7 +38,6 @@ RUNGS: tuple[Callable[[Sides], Rung], ...] = (
 )
 PROBES: tuple[Callable[[Sides], Probe], ...] = (probes.causality, probes.image_dependence)
 _PACKAGES = ("mlx", "transformers", "torch", "peft", "numpy", "tokenizers", "pillow")
-_FORWARD = (3, 4, 5)
 
 
 class Certificate(StrictModel):
@@ -93,16 +92,21 @@ def climb(
     adapter: str = "noise on q, v and o",
 ) -> Certificate:
     """Run the rungs (those in `only`, or all) and the probes; `told` hears each name as it begins."""
-    rungs, found = [], []
+    with reference.threads(sides.config.text.hidden_size):
+        return _climb(sides, only, told, adapter)
+
+
+def _climb(
+    sides: Sides, only: Sequence[int], told: Callable[[str], None] | None, adapter: str
+) -> Certificate:
+    rungs: list[Rung] = []
     for number, rung in enumerate(RUNGS, 1):
         if not only or number in only:
             if told is not None:
                 told(f"rung {number} of {len(RUNGS)}")
             rungs.append(rung(sides))
-    for probe in () if only else PROBES:
-        found.append(probe(sides))
-    parted = any(rung.status == "failed" and rung.number in _FORWARD for rung in rungs)
-    failed = any(one.status == "failed" for one in (*rungs, *found))
+    found = [] if only else [probe(sides) for probe in PROBES]
+    failed = "failed" in {rung.status for rung in rungs} | {probe.status for probe in found}
     return Certificate(
         passed=not failed,
         model=sides.directory.resolve().name,
@@ -113,7 +117,7 @@ def climb(
         rows=tuple(row.name for row in sides.rows),
         rungs=tuple(rungs),
         probes=tuple(found),
-        first_parting=first_parting(sides) if parted or failed else None,
+        first_parting=first_parting(sides) if failed else None,
         versions={"mlx-medlora": __version__} | {name: version(name) for name in _PACKAGES},
         platform=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         made=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -32,12 +32,29 @@ def require() -> None:
         )
 
 
+_NARROW = 512
+
+
+@contextmanager
+def threads(width: int) -> Iterator[None]:
+    """One thread for torch meanwhile for a narrow model, where more would only wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if width <= _NARROW else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def load(directory: Path, *, text_only: bool) -> Any:
     """Transformers' model of a checkpoint directory, in fp32, answering. Raises InputError if it cannot."""
     import torch
     import transformers
 
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     kind = transformers.Gemma3ForCausalLM if text_only else transformers.Gemma3ForConditionalGeneration
     try:
         model, told = kind.from_pretrained(
