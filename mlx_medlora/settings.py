@@ -27,6 +27,29 @@ def validate(model_class: type[Model], values: dict[str, Any], *, path: Path | N
         raise InputError(describe(error), path=path) from error
 
 
+def validate_yaml(model_class: type[Model], path: Path) -> tuple[Model, dict[str, Any]]:
+    """`model_class` from a YAML file, and the values that stand there.
+
+    Raises InputError as `load_yaml`, and for unknown keys and wrong values with the line of the first.
+    """
+    values = load_yaml(path)
+    try:
+        return model_class.model_validate(values), values
+    except ValidationError as error:
+        lines = _key_lines(path)
+        named = [fault["loc"][0] for fault in error.errors() if fault["loc"]]
+        wrong = [lines[name] for name in named if name in lines]
+        raise InputError(describe(error), path=path, line=min(wrong, default=None)) from error
+
+
+def _key_lines(path: Path) -> dict[int | str, int]:
+    """Option name -> its line in a YAML mapping that `load_yaml` took."""
+    import yaml
+
+    node = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
+    return {} if node is None else {key.value: key.start_mark.line + 1 for key, _ in node.value}
+
+
 def describe(error: ValidationError) -> str:
     """One sentence for each fault: the key, what was wrong and the value that was given."""
     parts = []

@@ -12,7 +12,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from mlx_medlora.settings import Model, load_yaml, validate
+from mlx_medlora.settings import Model, validate, validate_yaml
 
 Command = Callable[..., None]
 
@@ -43,9 +43,7 @@ def collect(settings: type[Model], flags: dict[str, Any], config: Path | None = 
 
     Raises InputError naming every unknown key and every value out of range.
     """
-    values = {} if config is None else load_yaml(config)
-    if config is not None:
-        validate(settings, values, path=config)  # the file's own faults, with its name
+    values = {} if config is None else validate_yaml(settings, config)[1]  # the file's own faults come first
     given = {name: value for name, value in flags.items() if value is not None}
     return validate(settings, values | given)
 

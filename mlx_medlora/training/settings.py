@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from mlx_medlora.lora.settings import LoraSettings
-from mlx_medlora.settings import load_yaml, validate
+from mlx_medlora.settings import validate_yaml
 
 Schedule = Literal["linear", "cosine", "constant"]
 
@@ -43,4 +43,4 @@ class TrainSettings(LoraSettings):
     @classmethod
     def from_yaml(cls, path: str | Path) -> TrainSettings:
         """Read settings from a YAML mapping. Raises InputError naming each unknown key and wrong value."""
-        return validate(cls, load_yaml(Path(path)), path=Path(path))
+        return validate_yaml(cls, Path(path))[0]

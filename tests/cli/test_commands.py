@@ -268,5 +268,5 @@ def test_an_unknown_yaml_key_is_refused_by_name(
     recipe.write_text("epochs: 1\nlearning_rate: 0.1\n")
     place = ("--model", tiny_medgemma, "--data", phantom_dataset, "--output", tmp_path / "out")
     said = fail("train", *place, "--config", recipe)
-    assert "recipe.yaml" in said
+    assert "recipe.yaml:2: " in said
     assert "unknown option 'learning_rate'" in said
