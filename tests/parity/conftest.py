@@ -21,7 +21,9 @@ _FILES = (
 )
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "narrow": {},
-    "odd heads": {"text": {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 20}},
+    "odd heads": {
+        "text": {"hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 20}
+    },
     "own scalar": {"text": {"query_pre_attn_scalar": 168, "num_key_value_heads": 4}},
     "short window": {"text": {"sliding_window": 24, "num_hidden_layers": 7}},
     "wide tower": {"vision": {"hidden_size": 48, "num_attention_heads": 3, "num_hidden_layers": 3}},
@@ -66,9 +68,12 @@ def _build(tiny_medgemma: Path, geometry: dict[str, Any]) -> Any:
     for name, value in (vision | geometry.get("vision", {})).items():
         setattr(config.vision_config, name, value)
     torch.manual_seed(len(str(geometry)))
-    if geometry.get("text_only"):
-        return Gemma3ForCausalLM(config.text_config).float()
-    return Gemma3ForConditionalGeneration(config).float()
+    kind = Gemma3ForCausalLM if geometry.get("text_only") else Gemma3ForConditionalGeneration
+    model = kind(config.text_config if geometry.get("text_only") else config).float()
+    with torch.no_grad():  # transformers begins norms and the projector at zero, which would hide faults
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model
 
 
 @pytest.fixture(scope="session")
