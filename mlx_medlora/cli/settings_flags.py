@@ -38,14 +38,19 @@ def flags_from(settings: type[BaseModel]) -> Callable[[Command], Command]:
     return decorate
 
 
-def collect(settings: type[Model], flags: dict[str, Any], config: Path | None = None) -> Model:
-    """Settings from the YAML file `config`, if any, and over it the `flags` that were given.
+def collect(
+    settings: type[Model],
+    flags: dict[str, Any],
+    config: Path | None = None,
+    preset: dict[str, Any] | None = None,
+) -> Model:
+    """Settings from `preset`, over it the YAML file `config`, and over both the `flags` that were given.
 
     Raises InputError naming every unknown key and every value out of range.
     """
     values = {} if config is None else validate_yaml(settings, config)[1]  # the file's own faults come first
     given = {name: value for name, value in flags.items() if value is not None}
-    return validate(settings, values | given)
+    return validate(settings, (preset or {}) | values | given)
 
 
 def _flag(name: str, field: FieldInfo) -> inspect.Parameter:

@@ -11,7 +11,7 @@ from mlx_medlora.cli.options import Data, Json, Model, examples
 from mlx_medlora.cli.output import out
 from mlx_medlora.cli.settings_flags import collect, flags_from
 from mlx_medlora.errors import InputError
-from mlx_medlora.training.settings import TrainSettings
+from mlx_medlora.training.settings import PRESETS, Preset, TrainSettings
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,6 +24,7 @@ EXAMPLES = examples(
     "mlx-medlora train --model models/medgemma-4b --data lora_training --output adapters/first",
     "mlx-medlora train --model tiny-medgemma --data lora_training --output adapters/tiny --lr 2e-3",
     "mlx-medlora train --model models/medgemma-4b --data cases --output adapters/b --config recipe.yaml",
+    "mlx-medlora train --model models/medgemma-4b --data cases --output adapters/c --preset google-notebook",
     "mlx-medlora train --model models/medgemma-4b --data lora_training --dry-run",
 )
 
@@ -45,6 +46,10 @@ def train(
         Path | None,
         typer.Option(help="YAML file of the options below; flags given here win.", metavar="F.yaml"),
     ] = None,
+    preset: Annotated[
+        Preset | None,
+        typer.Option(help="A published recipe to begin from; the file and the flags win over it."),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -60,7 +65,7 @@ def train(
     the adapter directory is complete or absent.
     """
     out.use_json(json)
-    settings = collect(TrainSettings, flags, config)
+    settings = collect(TrainSettings, flags, config, PRESETS[preset] if preset else None)
     if output is None and not dry_run:
         raise InputError("--output is missing", hint="Give --output DIR, or --dry-run to write nothing.")
     start(settings, model, data, output, dry_run)

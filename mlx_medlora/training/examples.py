@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,13 +46,21 @@ class Example:
 
 
 def build_examples(
-    cases: Sequence[Case], dataset: Dataset, encoder: Encoder, config: ModelConfig, max_length: int | None
+    cases: Sequence[Case],
+    dataset: Dataset,
+    encoder: Encoder,
+    config: ModelConfig,
+    max_length: int | None,
+    *,
+    supervise: Literal["answer", "row"] = "answer",
+    double_bos: bool = False,
 ) -> list[Example]:
     """Tokenise `cases` in order; their images are opened, and so checked, on the way.
 
-    Raises InputError, with the row's file and line, for a row that is longer than the model's context or
-    `max_length`, one whose images did not get all their soft tokens, an image before a text-only model,
-    and one without an answer.
+    With `supervise` "row" the loss is taken on the prompt too, on all but soft tokens; `double_bos` puts
+    a second `<bos>` before each row. Raises InputError, with the row's file and line, for a row that is
+    longer than the model's context or `max_length`, one whose images did not get all their soft tokens, an
+    image before a text-only model, and one without an answer.
     """
     opened = lru_cache(maxsize=4)(open_image)  # cases that share an image often stand together
     limit = config.text.max_position_embeddings
@@ -67,7 +75,12 @@ def build_examples(
             encoded = encoder.encode(conversation(case, with_answer=True), images, with_answer=True)
         except InputError as error:
             raise _at(case, dataset, f"case {case.id!r}: {error}", error.hint) from error
-        example = Example(encoded.ids, encoded.supervised, files, case.id, case.where)
+        ids, supervised = encoded.ids, encoded.supervised
+        if supervise == "row":
+            supervised = ids != config.image_token_id
+        if double_bos:
+            ids, supervised = np.insert(ids, 0, config.bos_token_id), np.insert(supervised, 0, False)
+        example = Example(ids, supervised, files, case.id, case.where)
         _check(example, case, dataset, config, limit)
         examples.append(example)
     return examples

@@ -6,7 +6,7 @@ The command line's flags and the YAML keys are these names.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,29 @@ from mlx_medlora.lora.settings import LoraSettings
 from mlx_medlora.settings import validate_yaml
 
 Schedule = Literal["linear", "cosine", "constant"]
+Preset = Literal["google-notebook"]
+
+# Google's MedGemma fine-tuning notebook as it runs, its two slips included: rows with two <bos>, and a mask
+# that leaves prompt and image markers supervised.
+PRESETS: dict[str, dict[str, Any]] = {
+    "google-notebook": {
+        "rank": 16,
+        "alpha": 16.0,
+        "dropout": 0.05,
+        "target": ("all-linear",),
+        "save_modules": ("lm_head", "embed_tokens"),
+        "epochs": 1,
+        "batch_size": 4,
+        "accumulate": 4,
+        "lr": 2e-4,
+        "schedule": "linear",
+        "warmup": 0.03,
+        "weight_decay": 0.0,
+        "clip": 0.3,
+        "supervise": "row",
+        "double_bos": True,
+    }
+}
 
 
 class TrainSettings(LoraSettings):
@@ -33,6 +56,10 @@ class TrainSettings(LoraSettings):
     max_length: int | None = Field(
         None, gt=0, description="Most tokens in a row, if fewer than the model's context."
     )
+    supervise: Literal["answer", "row"] = Field(
+        "answer", description="What the loss is taken on; row: prompt and image markers too."
+    )
+    double_bos: bool = Field(False, description="Begin each row with two <bos>, as Google's notebook does.")
     seed: int = Field(0, ge=0, lt=2**32, description="Same seed, same adapter, byte for byte.")
 
     @property

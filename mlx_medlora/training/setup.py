@@ -63,7 +63,15 @@ def set_up(
     config = read_config(source.directory)
     encoder = Encoder(load_processor(source.directory), config)
     examples = {
-        split: build_examples(cases, dataset, encoder, config, settings.max_length)
+        split: build_examples(
+            cases,
+            dataset,
+            encoder,
+            config,
+            settings.max_length,
+            supervise=settings.supervise,
+            double_bos=settings.double_bos,
+        )
         for split, cases in splits.items()
     }
     network = load_base(source.directory, dtype)

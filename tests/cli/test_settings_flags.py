@@ -108,6 +108,8 @@ OTHER = {
     "schedule": "cosine",
     "warmup": 0.2,
     "vision": True,
+    "supervise": "row",
+    "double_bos": True,
     "dora": True,
     "save_modules": ("lm_head",),
     "weight_decay": 0.4,

@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx import nn
+from mlx.utils import tree_flatten
 
 import mlx_medlora.gemma.generate
 import mlx_medlora.gemma.model
@@ -24,11 +25,16 @@ import mlx_medlora.training.trainer
 from mlx_medlora.cli.app import run
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma.convert import convert
+from mlx_medlora.gemma.fingerprint import fingerprint
 from mlx_medlora.gemma.masks import Masks
 from mlx_medlora.gemma.processor import Encoded, Encoder
+from mlx_medlora.lora.adapter import BaseModelId, save_adapter
+from mlx_medlora.lora.layers import attach
+from mlx_medlora.lora.load import load_model
 from mlx_medlora.parity import ours, steps
 from mlx_medlora.parity.ladder import PROBES, climb, open_sides
 from mlx_medlora.parity.sides import Sides
+from mlx_medlora.training.settings import PRESETS, TrainSettings
 
 GEOMETRIES = (
     "narrow",
@@ -51,6 +57,19 @@ def test_every_rung_holds(name: str, checkpoint: Callable[[str], Path]) -> None:
     idle = {rung.number for rung in found.rungs if rung.status == "not applicable"}
     assert idle <= ({1, 3, 11} if name == "text only" else {11} if name == "odd heads" else set())
     assert all(rung.error is not None for rung in found.rungs if rung.status == "passed")
+
+
+def test_the_rungs_hold_for_the_notebook_s_adapter(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    base = checkpoint("narrow")
+    settings = TrainSettings(**PRESETS["google-notebook"] | {"rank": 4, "dropout": 0.0}).lora
+    model = load_model(base)
+    attach(model, settings)
+    for index, (name, array) in enumerate(tree_flatten(model.trainable_parameters())):
+        noise = mx.random.normal(array.shape, key=mx.random.key(index)) * 0.05
+        model.load_weights([(name, array + noise)], strict=False)
+    save_adapter(tmp_path, model, settings, BaseModelId(id="narrow", fingerprint=fingerprint(base)))
+    found = climb(open_sides(base, adapter=tmp_path), only=[6, 7, 8, 9])
+    assert [rung.status for rung in found.rungs] == ["passed"] * 4, found.rungs
 
 
 Patch = Callable[[pytest.MonkeyPatch], None]
