@@ -107,9 +107,7 @@ def compare_answers(directory: Path, dataset: Dataset, cases: list[Case]) -> Non
         verdicts += parse_answer(text) != parse_answer(mine)
         right["this toolkit"] += parse_answer(mine) == case.label
         right["mlx-vlm"] += parse_answer(text) == case.label
-    print(
-        f"{len(cases)} held-out cases, greedy: served by mlx-vlm, {texts} texts and {verdicts} verdicts change"
-    )
+    print(f"{len(cases)} held-out cases served by mlx-vlm: {texts} texts and {verdicts} verdicts change")
     print("  right: " + ", ".join(f"{name} {count} of {len(cases)}" for name, count in right.items()))
 
 
