@@ -40,7 +40,7 @@ class FuseReport(StrictModel):
 
     def __str__(self) -> str:
         kind = self.settings.dtype if self.settings.bits is None else f"{self.settings.bits} bits"
-        head = "" if self.tied_head else ", with a head of its own"
+        head = "" if self.tied_head else ", with a head of its own (mlx-vlm puts the embedding in its place)"
         return (
             f"{self.layers} layers merged into {self.model} as {kind}{head}, {self.bytes / 1e6:,.1f} MB, "
             + (f"in {self.seconds:.1f} s")
