@@ -14,11 +14,11 @@ from mlx.utils import tree_flatten
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma import names
 from mlx_medlora.gemma.config import ModelConfig, read_config
-from mlx_medlora.gemma.fingerprint import fingerprint
+from mlx_medlora.gemma.fingerprint import fingerprint, source_fingerprint
 from mlx_medlora.gemma.load import load_base
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder
-from mlx_medlora.lora.adapter import Adapter, AdapterConfig, BaseModelId, apply
+from mlx_medlora.lora.adapter import Adapter, AdapterConfig, BaseModelId, apply, refuse_other_base
 from mlx_medlora.lora.formats import read_any
 from mlx_medlora.lora.layers import bind
 from mlx_medlora.lora.layout import resolve
@@ -126,7 +126,10 @@ def get_adapter(directory: Path, config: ModelConfig, adapter: Path | None) -> A
     """The adapter given, or one on q, v and o with noise in every matrix, the same for the same model."""
     model = load_base(directory, mx.float32)
     if adapter is not None:
-        return read_any(adapter, model)
+        found = read_any(adapter, model)
+        mine = fingerprint(directory, config)
+        refuse_other_base(found.config.base, mine, source_fingerprint(directory), adapter)
+        return found
     settings = LoraSettings(rank=4, alpha=8, dropout=0.0)
     layout = resolve(model, settings)
     bind(model, layout)

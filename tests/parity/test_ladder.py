@@ -31,6 +31,7 @@ from mlx_medlora.gemma.processor import Encoded, Encoder
 from mlx_medlora.lora.adapter import BaseModelId, save_adapter
 from mlx_medlora.lora.layers import attach
 from mlx_medlora.lora.load import load_model
+from mlx_medlora.lora.settings import LoraSettings
 from mlx_medlora.parity import ours, steps
 from mlx_medlora.parity.ladder import PROBES, climb, open_sides
 from mlx_medlora.parity.sides import Sides
@@ -265,6 +266,16 @@ def test_a_quantised_model_is_refused(tiny_medgemma: Path, tmp_path: Path) -> No
     convert(tiny_medgemma, tmp_path / "four", bits=4)
     with pytest.raises(InputError, match="is quantised, which transformers cannot read"):
         open_sides(tmp_path / "four")
+
+
+def test_an_adapter_of_another_base_is_refused(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    base = checkpoint("narrow")
+    model = load_model(base)
+    settings = LoraSettings(rank=2)
+    attach(model, settings)
+    save_adapter(tmp_path, model, settings, BaseModelId(id="another", fingerprint="f" * 64))
+    with pytest.raises(InputError, match="trained on another base"):
+        open_sides(base, adapter=tmp_path)
 
 
 def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
