@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mlx_medlora.files import read_json
 from mlx_medlora.gemma import names
@@ -41,9 +41,23 @@ def fingerprint(directory: Path, config: ModelConfig | None = None) -> str:
 
 def source_fingerprint(directory: Path) -> str | None:
     """The fingerprint of the weights that `directory` was converted from; None where it does not say."""
+    return _told(directory, "source_fingerprint")
+
+
+def source_name(directory: Path) -> str | None:
+    """What `directory` was converted from: a hub id, or of a path only the last part; None if not converted."""
+    name = _told(directory, "source")
+    if name is None or _told(directory, "source_fingerprint") is None:
+        return None  # a fused model is a base of its own
+    is_path = name.startswith(("/", ".", "~")) or name.count("/") > 1
+    return PurePosixPath(name).name if is_path else name
+
+
+def _told(directory: Path, key: str) -> str | None:
+    """A text in the manifest that `convert` wrote."""
     manifest = directory / MANIFEST
     raw = read_json(manifest) if manifest.is_file() else None
-    found = raw.get("source_fingerprint") if isinstance(raw, dict) else None
+    found = raw.get(key) if isinstance(raw, dict) else None
     return found if isinstance(found, str) else None
 
 

@@ -11,7 +11,7 @@ from mlx_medlora.cases.dataset import Dataset
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma import names
 from mlx_medlora.gemma.config import ModelConfig, read_config
-from mlx_medlora.gemma.fingerprint import fingerprint, source_fingerprint
+from mlx_medlora.gemma.fingerprint import fingerprint, source_fingerprint, source_name
 from mlx_medlora.gemma.hub import EMBEDDED, Source, locate
 from mlx_medlora.gemma.load import load_base
 from mlx_medlora.gemma.model import Base
@@ -81,9 +81,13 @@ def set_up(
 
 
 def base_id(source: Source, config: ModelConfig) -> BaseModelId:
-    """What the adapter says of its base: the hub's id, or the directory's own name without its place."""
+    """What the adapter says of its base: the hub's id, or a directory's own name without its place.
+
+    A converted model is called by what it was converted from: so an exported adapter names the hub's model.
+    """
     published = source.revision is not None or source.name == EMBEDDED
-    name = source.name if published else source.directory.resolve().name
+    own = source.name if published else source.directory.resolve().name
+    name = source_name(source.directory) or own
     return BaseModelId(
         id=name,
         fingerprint=fingerprint(source.directory, config),

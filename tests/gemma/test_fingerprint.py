@@ -8,7 +8,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_medlora.gemma.config import ModelConfig, published_config
-from mlx_medlora.gemma.fingerprint import fingerprint
+from mlx_medlora.gemma.fingerprint import fingerprint, source_name
 from mlx_medlora.gemma.model import build
 from mlx_medlora.gemma.names import PATCHES
 
@@ -75,3 +75,19 @@ def test_the_eos_tokens_of_a_rewritten_config_do_not_matter(
     other = tiny_config.model_copy(update={"eos_token_ids": (1,)})
     one = fingerprint(write(tmp_path / "one", tiny_config, tensors))
     assert one == fingerprint(write(tmp_path / "two", other, tensors))
+
+
+@pytest.mark.parametrize(
+    ("manifest", "name"),
+    [
+        ({"source": "google/medgemma-4b-it", "source_fingerprint": "f"}, "google/medgemma-4b-it"),
+        ({"source": "/home/somebody/medgemma", "source_fingerprint": "f"}, "medgemma"),
+        ({"source": "downloads/of/medgemma", "source_fingerprint": "f"}, "medgemma"),
+        ({"source": "tiny-medgemma", "adapter": {}}, None),
+    ],
+)
+def test_a_converted_model_is_called_by_its_source(
+    manifest: dict[str, object], name: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "mlx_medlora.json").write_text(json.dumps(manifest))
+    assert source_name(tmp_path) == name
