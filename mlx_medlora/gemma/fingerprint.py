@@ -45,7 +45,7 @@ def source_fingerprint(directory: Path) -> str | None:
 
 
 def source_name(directory: Path) -> str | None:
-    """What `directory` was converted from: a hub id, or of a path only the last part; None if not converted."""
+    """What `directory` was converted from: a hub id, or the last part of a path; None if not converted."""
     name = _told(directory, "source")
     if name is None or _told(directory, "source_fingerprint") is None:
         return None  # a fused model is a base of its own
