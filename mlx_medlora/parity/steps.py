@@ -13,6 +13,7 @@ from mlx_medlora.parity.inputs import Row
 from mlx_medlora.parity.results import TRAINED, Array, Rung, distance, judged
 from mlx_medlora.parity.sides import Sides
 from mlx_medlora.training.settings import TrainSettings
+from mlx_medlora.training.step import Stepper
 from mlx_medlora.training.trainer import Trainer
 
 STEPS = 50
@@ -57,7 +58,7 @@ def _ours(sides: Sides) -> Run:
     model = sides.adapted()
     made = {id(row): example for row, example in zip(sides.rows, ours.examples(sides.rows), strict=True)}
     trainer = Trainer(model, list(made.values()), [], sides.images(), RECIPE, save=lambda kind: None)
-    trainer.total, trainer.warmup = STEPS, WARMUP
+    trainer.stepper = Stepper(model, RECIPE, STEPS, warmup=WARMUP)
     model.train()
     losses = [
         trainer.update([[made[id(row)] for row in part] for part in window], 1).loss

@@ -9,20 +9,17 @@ from time import perf_counter
 from typing import Literal
 
 import mlx.core as mx
-import numpy as np
-from mlx import nn
 from mlx.utils import tree_flatten
 
-from mlx_medlora.errors import InputError, MedloraError
+from mlx_medlora.errors import InputError
 from mlx_medlora.gemma.model import Base
-from mlx_medlora.training import optimizer
 from mlx_medlora.training.batches import collate, in_order, order
 from mlx_medlora.training.events import Epoch, Event, Listener, Plan, Step
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import ImageSource
 from mlx_medlora.training.loss import answer_loss
-from mlx_medlora.training.schedule import learning_rate, warmup_steps
 from mlx_medlora.training.settings import TrainSettings
+from mlx_medlora.training.step import Stepper, Update, refuse_broken
 
 Kind = Literal["best", "last"]
 Save = Callable[[Kind], None]
@@ -71,11 +68,9 @@ class Trainer:
         self.settings, self.save, self.validate = settings, save, validate
         self.listeners = listeners
         self.outcome = Outcome()
-        self.optimizer = optimizer.adamw(settings.weight_decay)
-        self.gradient = nn.value_and_grad(model, answer_loss)
         batches = math.ceil(len(train) / settings.batch_size)
         self.total = math.ceil(batches / settings.accumulate) * settings.epochs
-        self.warmup = warmup_steps(self.total, settings.warmup)
+        self.stepper = Stepper(model, settings, self.total)
         self.started = perf_counter()
         self.rows_done = 0
 
@@ -133,39 +128,22 @@ class Trainer:
 
         Raises MedloraError naming the update and the cases where loss or gradient is not a number.
         """
-        step = self.outcome.steps
-        gradients, nll, tokens = None, 0.0, 0
-        cases: list[str] = []
-        for part, examples in enumerate(window):
-            batch = collate(examples, self.features, self.model.config)
-            cases += batch.case_ids
-            mx.random.seed(_dropout_seed(self.settings.seed, step, part))
-            value, found = self.gradient(self.model, batch)
-            gradients = optimizer.add(gradients, found)
-            mx.eval(value, gradients)
-            nll, tokens = nll + float(value), tokens + batch.supervised
-            _refuse_broken("loss", nll, f"update {step + 1}, epoch {epoch}", batch.case_ids)
-        assert gradients is not None
-        gradients, norm = optimizer.clip(optimizer.scale(gradients, 1 / tokens), self.settings.clip)
-        _refuse_broken("gradient", float(norm), f"update {step + 1}, epoch {epoch}", cases)
-        rate = learning_rate(step, self.total, self.warmup, self.settings.lr, self.settings.schedule)
-        self.optimizer.learning_rate = rate
-        self.optimizer.update(self.model, gradients)
-        mx.eval(self.model.trainable_parameters(), self.optimizer.state)
-        self.outcome.steps, self.rows_done = step + 1, self.rows_done + len(cases)
-        return self._report(epoch, nll / tokens, rate, float(norm), tokens, len(cases))
+        batches = [collate(examples, self.features, self.model.config) for examples in window]
+        done = self.stepper.update(batches, self.outcome.steps, epoch)
+        self.outcome.steps, self.rows_done = self.outcome.steps + 1, self.rows_done + done.rows
+        return self._report(epoch, done)
 
-    def _report(self, epoch: int, loss: float, rate: float, norm: float, tokens: int, rows: int) -> Step:
+    def _report(self, epoch: int, done: Update) -> Step:
         elapsed = perf_counter() - self.started
         steps = self.outcome.steps
         return Step(
             step=steps,
             epoch=epoch,
-            loss=loss,
-            learning_rate=rate,
-            gradient_norm=norm,
-            tokens=tokens,
-            rows=rows,
+            loss=done.loss,
+            learning_rate=done.rate,
+            gradient_norm=done.norm,
+            tokens=done.tokens,
+            rows=done.rows,
             rows_per_second=self.rows_done / elapsed,
             seconds_left=elapsed / steps * (self.total - steps),
             peak_memory=mx.get_peak_memory(),
@@ -199,7 +177,7 @@ class Trainer:
         for indices in in_order([len(e) for e in self.val], self.settings.batch_size):
             batch = collate([self.val[i] for i in indices], self.features, self.model.config)
             nll, tokens = nll + float(answer_loss(self.model, batch)), tokens + batch.supervised
-            _refuse_broken("validation loss", nll, f"epoch {epoch}", batch.case_ids)
+            refuse_broken("validation loss", nll, f"epoch {epoch}", batch.case_ids)
         return nll / tokens
 
     def _out_of_patience(self, epoch: int) -> bool:
@@ -216,16 +194,3 @@ class Trainer:
 def _perplexity(loss: float | None) -> float | None:
     """exp(loss), or None where that overflows or there is no loss."""
     return None if loss is None or loss > 700 else math.exp(loss)
-
-
-def _dropout_seed(seed: int, step: int, part: int) -> int:
-    """Dropout depends on the place in the run alone, not on what drew random numbers before."""
-    return int(np.random.SeedSequence([seed, step, part]).generate_state(1, np.uint64)[0])
-
-
-def _refuse_broken(what: str, value: float, where: str, cases: Sequence[str]) -> None:
-    if not math.isfinite(value):
-        raise MedloraError(
-            f"the {what} is {value} at {where}; cases: {', '.join(cases)}",
-            hint="Lower --lr, or look at these cases; the adapter was not changed by this update.",
-        )

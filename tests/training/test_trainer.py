@@ -92,7 +92,7 @@ def test_accumulated_gradients_are_those_of_the_whole(
     for window in ([mixed], [mixed[:2], mixed[2:]]):
         made, _ = trainer(adapted(QUICK), mixed, features, QUICK)
         made.update(window, epoch=1)
-        state = dict(tree_flatten(made.optimizer.state))
+        state = dict(tree_flatten(made.stepper.optimizer.state))
         moments.append({name: np.array(value) for name, value in state.items() if name.endswith(".m")})
     assert moments[0].keys() == moments[1].keys()
     assert len(moments[0]) == 2 * 21
@@ -180,14 +180,14 @@ def test_dropout_differs_between_updates_and_batches(
     first, second = (made.update([mixed], epoch=1).loss for _ in range(2))
     assert first != pytest.approx(second, rel=1e-3)
     seen: list[float] = []
-    found = made.gradient
+    found = made.stepper.gradient
 
     def listen(model: Base, batch: object) -> tuple[mx.array, object]:
         value, gradients = found(model, batch)
         seen.append(value.item())
         return value, gradients
 
-    made.gradient = listen
+    made.stepper.gradient = listen
     made.update([mixed, mixed], epoch=1)
     assert seen[0] != pytest.approx(seen[1], rel=1e-3)
 
@@ -229,7 +229,7 @@ def test_clipping_reaches_the_update(adapted: Adapted, mixed: list[Example], fea
         chosen = settings(clip=largest)
         made, _ = trainer(adapted(chosen), mixed, features, chosen)
         norm = made.update([mixed], epoch=1).gradient_norm
-        moments = [np.array(v) for n, v in tree_flatten(made.optimizer.state) if n.endswith(".m")]
+        moments = [np.array(v) for n, v in tree_flatten(made.stepper.optimizer.state) if n.endswith(".m")]
         sizes[largest] = math.sqrt(sum(float((moment**2).sum()) for moment in moments)) / 0.1
         assert norm > 1e-3
     assert sizes[1e-3] == pytest.approx(1e-3, rel=1e-3)
@@ -254,8 +254,8 @@ def test_an_infinite_gradient_stops_too(
     adapted: Adapted, mixed: list[Example], features: FeatureCache
 ) -> None:
     made, _ = trainer(adapted(QUICK), mixed, features, QUICK)
-    found = made.gradient
-    made.gradient = lambda model, batch: (found(model, batch)[0], {"a": mx.array([math.inf])})
+    found = made.stepper.gradient
+    made.stepper.gradient = lambda model, batch: (found(model, batch)[0], {"a": mx.array([math.inf])})
     with pytest.raises(MedloraError, match=r"the gradient is inf at update 1, epoch 1; cases: text, one"):
         made.update([mixed[:2]], epoch=1)
 
