@@ -57,3 +57,13 @@ def _without_padding(seen: mx.array, attention_mask: mx.array | None) -> mx.arra
         itself = mx.eye(seen.shape[-1], dtype=mx.bool_)[None]
         seen = (seen & attention_mask.astype(mx.bool_)[:, None, :]) | itself
     return seen[:, None]
+
+
+def mask_at(mask: Mask, positions: mx.array, length: int) -> Mask:
+    """A mask of `length` queries at (B, Q) positions: (B, 1, Q, K)."""
+    if isinstance(mask, str):  # "causal"
+        return (mx.arange(length) <= positions[..., None])[:, None]
+    if mask is None:
+        return None
+    whole = mx.broadcast_to(mask, (positions.shape[0], *mask.shape[1:]))
+    return mx.take_along_axis(whole, positions[:, None, :, None], axis=2)

@@ -12,7 +12,7 @@ from mlx import nn
 from mlx_medlora.gemma.cache import Cache
 from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.gemma.masks import make_masks
-from mlx_medlora.gemma.text import TextStack
+from mlx_medlora.gemma.text import Matrix, TextStack, Wrap
 from mlx_medlora.gemma.vision import Projector, VisionTower
 
 
@@ -90,10 +90,14 @@ class Base(nn.Module):
         attention_mask: mx.array | None = None,
         token_type_ids: mx.array | None = None,
         cache: Cache | None = None,
+        wanted: mx.array | None = None,
+        *,
+        wrap: Wrap | None = None,
     ) -> mx.array:
         """(B, L, D) embeddings -> (B, L, D) hidden states after the final norm.
 
-        With a cache that already holds tokens, L must be 1: the prompt goes in as one piece.
+        With a cache that already holds tokens, L must be 1: the prompt goes in as one piece. `wanted` (B, Q)
+        asks for those positions alone, (B, Q, D); `wrap` as in `TextStack`.
         """
         if cache is not None and cache.length:
             if embeddings.shape[1] != 1:
@@ -101,11 +105,28 @@ class Base(nn.Module):
             return self.text(embeddings, cache.decode_masks(), cache)
         window = self.config.text.sliding_window
         masks = make_masks(embeddings.shape[1], window, attention_mask, token_type_ids)
-        return self.text(embeddings, masks, cache)
+        return self.text(embeddings, masks, cache, wanted, wrap=wrap)
 
     def head(self, hidden: mx.array) -> mx.array:
         """(..., D) hidden states -> (..., V) logits."""
         return self.text.head(hidden, getattr(self.speaker, "lm_head", None))
+
+    def head_rows(self, start: int, end: int) -> Matrix:
+        """Rows `start` to `end` of the head's matrix: a part of the vocabulary, still packed if it is."""
+        module = getattr(self.speaker, "lm_head", self.text.embed_tokens)
+        module = getattr(module, "embedding", module)
+        return [module[part][start:end] for part in ("weight", "scales", "biases") if part in module]
+
+    def head_of(self, hidden: mx.array, matrix: Matrix) -> mx.array:
+        """(..., D) hidden states -> (..., rows of `matrix`) logits; `matrix` is what `head_rows` gave."""
+        if len(matrix) == 1:
+            return self.text.capped(hidden @ matrix[0].astype(hidden.dtype).T)
+        width = self.config.text.hidden_size
+        group = width // matrix[1].shape[1]
+        bits = matrix[0].shape[1] * 32 // width
+        weight, scales, biases = (mx.stop_gradient(part) for part in matrix)
+        logits = mx.quantized_matmul(hidden, weight, scales, biases, group_size=group, bits=bits)
+        return self.text.capped(logits)
 
 
 def _head(config: ModelConfig) -> nn.Linear:

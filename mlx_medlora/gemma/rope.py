@@ -25,8 +25,14 @@ def rotary_table(offset: int, length: int, head_dim: int, theta: float, factor: 
     return mx.array(np.cos(angles)), mx.array(np.sin(angles))
 
 
+def table_at(table: Table, positions: mx.array) -> Table:
+    """A table (L, head_dim) at (B, Q) positions: (B, 1, Q, head_dim), the same for every head."""
+    cosine, sine = table
+    return cosine[positions][:, None], sine[positions][:, None]
+
+
 def rotate(x: mx.array, table: Table) -> mx.array:
-    """Rotate (..., L, head_dim) by a table of (L, head_dim); the halves are the pairs' two members."""
+    """Rotate (..., L, head_dim) by a table that broadcasts to it; the halves are the pairs' two members."""
     cosine, sine = (part.astype(x.dtype) for part in table)
     half = x.shape[-1] // 2
     turned = mx.concatenate([-x[..., half:], x[..., :half]], axis=-1)

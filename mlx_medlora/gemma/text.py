@@ -1,21 +1,33 @@
 """Gemma 3's text stack.
 
-Letters: B rows, L tokens, K keys, D width, H heads, G key/value heads, E = head_dim, V vocabulary.
+Letters: B rows, L tokens, K keys, Q wanted positions, D width, H heads, G key/value heads, E = head_dim,
+V vocabulary.
 Source: transformers' `modeling_gemma3.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
 from mlx import nn
 
+from mlx_medlora.gemma.attention import attend
 from mlx_medlora.gemma.cache import Cache
 from mlx_medlora.gemma.config import LayerType, TextConfig
-from mlx_medlora.gemma.masks import Mask, Masks
+from mlx_medlora.gemma.elementwise import gated_gelu
+from mlx_medlora.gemma.masks import Mask, Masks, mask_at
 from mlx_medlora.gemma.norms import RMSNorm
-from mlx_medlora.gemma.rope import Table, rotary_table, rotate
+from mlx_medlora.gemma.rope import Table, rotary_table, rotate, table_at
+
+Matrix = list[mx.array]  # a weight, or packed words with their scales and biases
+Wrap = Callable[[nn.Module], Callable[..., mx.array]]
+
+
+def at(x: mx.array, positions: mx.array) -> mx.array:
+    """(B, L, D) at (B, Q) positions -> (B, Q, D)."""
+    return mx.take_along_axis(x, positions[..., None], axis=1)
 
 
 class Attention(nn.Module):
@@ -34,17 +46,22 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
 
-    def __call__(self, x: mx.array, table: Table, mask: Mask, cache: Any = None) -> mx.array:
-        """(B, L, D) -> (B, L, D)."""
+    def __call__(
+        self, x: mx.array, table: Table, mask: Mask, cache: Any = None, wanted: mx.array | None = None
+    ) -> mx.array:
+        """(B, L, D) -> (B, L, D), or (B, Q, D) at the positions `wanted` (B, Q)."""
         rows, length, _ = x.shape
-        q = self.q_proj(x).reshape(rows, length, self.heads, self.head_dim).transpose(0, 2, 1, 3)
         k = self.k_proj(x).reshape(rows, length, self.groups, self.head_dim).transpose(0, 2, 1, 3)
         v = self.v_proj(x).reshape(rows, length, self.groups, self.head_dim).transpose(0, 2, 1, 3)
-        q, k = rotate(self.q_norm(q), table), rotate(self.k_norm(k), table)  # (B, H, L, E), (B, G, L, E)
+        k = rotate(self.k_norm(k), table)  # (B, G, L, E)
+        if wanted is not None:
+            x, table, mask = at(x, wanted), table_at(table, wanted), mask_at(mask, wanted, length)
+        q = self.q_proj(x).reshape(rows, -1, self.heads, self.head_dim).transpose(0, 2, 1, 3)
+        q = rotate(self.q_norm(q), table)  # (B, H, L, E)
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)  # (B, G, K, E)
-        out = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask)
-        return self.o_proj(out.transpose(0, 2, 1, 3).reshape(rows, length, -1))
+        out = attend(q, k, v, self.scale, mask)
+        return self.o_proj(out.transpose(0, 2, 1, 3).reshape(rows, q.shape[2], -1))
 
 
 class MLP(nn.Module):
@@ -58,7 +75,7 @@ class MLP(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """(B, L, D) -> (B, L, D)."""
-        return self.down_proj(nn.gelu_approx(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(gated_gelu(self.gate_proj(x), self.up_proj(x)))
 
 
 class DecoderLayer(nn.Module):
@@ -74,10 +91,12 @@ class DecoderLayer(nn.Module):
         self.pre_feedforward_layernorm = RMSNorm(width, eps)
         self.post_feedforward_layernorm = RMSNorm(width, eps)
 
-    def __call__(self, x: mx.array, table: Table, mask: Mask, cache: Any = None) -> mx.array:
-        """(B, L, D) -> (B, L, D)."""
-        attended = self.self_attn(self.input_layernorm(x), table, mask, cache)
-        x = x + self.post_attention_layernorm(attended)
+    def __call__(
+        self, x: mx.array, table: Table, mask: Mask, cache: Any = None, wanted: mx.array | None = None
+    ) -> mx.array:
+        """(B, L, D) -> (B, L, D), or (B, Q, D) at the positions `wanted` (B, Q)."""
+        attended = self.self_attn(self.input_layernorm(x), table, mask, cache, wanted)
+        x = (x if wanted is None else at(x, wanted)) + self.post_attention_layernorm(attended)
         return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
 
 
@@ -96,18 +115,42 @@ class TextStack(nn.Module):
         x: mx.array = self.embed_tokens(input_ids)
         return x * mx.array(self.config.hidden_size**0.5).astype(x.dtype)
 
-    def __call__(self, x: mx.array, masks: Masks, cache: Cache | None = None) -> mx.array:
-        """(B, L, D) embeddings -> (B, L, D) hidden states after the final norm."""
+    def __call__(
+        self,
+        x: mx.array,
+        masks: Masks,
+        cache: Cache | None = None,
+        wanted: mx.array | None = None,
+        *,
+        first: int = 0,
+        wrap: Wrap | None = None,
+    ) -> mx.array:
+        """(B, L, D) embeddings -> (B, L, D) hidden states after the final norm.
+
+        With `wanted` (B, Q) int32 positions only those come back, (B, Q, D): the last layer then computes
+        queries, output projection and MLP for them alone. `first` is the layer that `x` enters; `wrap`
+        stands around each layer's call, as gradient checkpointing does.
+        """
         length = x.shape[1]
         offset = 0 if cache is None else cache.length
         tables = {kind: self.rotary(kind, offset, length) for kind in set(self.config.layer_types)}
-        for index, layer in enumerate(self.layers):
+        for index in range(first, len(self.layers)):
             kind = self.config.layer_types[index]
             mask = masks.full_attention if kind == "full_attention" else masks.sliding_attention
-            x = layer(x, tables[kind], mask, None if cache is None else cache.layers[index])
+            layer = self.layers[index] if wrap is None else wrap(self.layers[index])
+            last = wanted if index == len(self.layers) - 1 else None
+            x = layer(x, tables[kind], mask, None if cache is None else cache.layers[index], last)
         if cache is not None:
             cache.length += length
         return self.norm(x)
+
+    def below(self, x: mx.array, masks: Masks, count: int) -> mx.array:
+        """(B, L, D) embeddings -> (B, L, D) as they leave the first `count` layers."""
+        tables = {kind: self.rotary(kind, 0, x.shape[1]) for kind in set(self.config.layer_types)}
+        for kind, layer in zip(self.config.layer_types[:count], self.layers[:count], strict=True):
+            mask = masks.full_attention if kind == "full_attention" else masks.sliding_attention
+            x = layer(x, tables[kind], mask)
+        return x
 
     def rotary(self, kind: LayerType, offset: int, length: int) -> Table:
         """The rotary table of one kind of layer: each has its own base, and only global ones a factor."""
@@ -118,6 +161,9 @@ class TextStack(nn.Module):
 
     def head(self, hidden: mx.array, untied: nn.Module | None = None) -> mx.array:
         """(..., D) hidden states -> (..., V) logits, by `untied` or else by the embedding."""
-        logits: mx.array = self.embed_tokens.as_linear(hidden) if untied is None else untied(hidden)
+        return self.capped(self.embed_tokens.as_linear(hidden) if untied is None else untied(hidden))
+
+    def capped(self, logits: mx.array) -> mx.array:
+        """Logits under the configuration's soft cap; MedGemma has none."""
         cap = self.config.final_logit_softcapping
         return logits if cap is None else mx.tanh(logits / cap) * cap

@@ -9,7 +9,9 @@ from __future__ import annotations
 import mlx.core as mx
 from mlx import nn
 
+from mlx_medlora.gemma.attention import attend
 from mlx_medlora.gemma.config import VisionConfig
+from mlx_medlora.gemma.elementwise import gelu
 from mlx_medlora.gemma.norms import RMSNorm
 
 _SCORES = 4096**2  # attention scores a head in one pass: MedGemma's 4,096 patches go one image at a time
@@ -78,7 +80,7 @@ class Attention(nn.Module):
             project(x).reshape(shape).transpose(0, 2, 1, 3)  # (N, A, S * S, D / A)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        out = mx.fast.scaled_dot_product_attention(q, k, v, scale=(width // self.heads) ** -0.5)
+        out = attend(q, k, v, (width // self.heads) ** -0.5)
         return self.out_proj(out.transpose(0, 2, 1, 3).reshape(images, patches, width))
 
 
@@ -92,7 +94,7 @@ class MLP(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """(N, S * S, D) -> (N, S * S, D)."""
-        return self.fc2(nn.gelu_approx(self.fc1(x)))
+        return self.fc2(gelu(self.fc1(x)))
 
 
 class EncoderLayer(nn.Module):

@@ -12,6 +12,7 @@ from mlx.utils import tree_unflatten
 
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma.model import Base
+from mlx_medlora.lora.dropout import RowDropout
 from mlx_medlora.lora.layout import Layout, Linear, expected_tensors, linear_layers, resolve, widths
 from mlx_medlora.lora.saved import SavedEmbedding, SavedHead, save_modules
 from mlx_medlora.lora.settings import LoraSettings
@@ -34,7 +35,7 @@ class LoraLinear(nn.Module):
         inputs, outputs = widths(linear)
         bound = inputs**-0.5
         self.linear = linear
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = RowDropout(dropout)
         self.scale = scale
         self.lora_a = mx.random.uniform(-bound, bound, (inputs, rank), key=key)
         self.lora_b = mx.zeros((rank, outputs))
@@ -44,7 +45,7 @@ class LoraLinear(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         """(..., in) -> (..., out)."""
         y = self.linear(x)
-        dropped = self.dropout(x)
+        dropped = self.dropout(x) if self.training else x
         update = self.scale * ((dropped @ self.lora_a.astype(x.dtype)) @ self.lora_b.astype(x.dtype))
         if "lora_bias" in self:
             update = update + (self.scale * self.lora_bias).astype(x.dtype)

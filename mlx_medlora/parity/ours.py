@@ -73,11 +73,11 @@ def training_batch(rows: Sequence[Row], config: ModelConfig, images: ImageSource
 
 def loss(model: Base, batch: TrainingBatch) -> float:
     """Mean loss over the supervised tokens."""
-    return float(answer_loss(model, batch)) / batch.supervised
+    return float(answer_loss(model, batch.arrays)) / batch.supervised
 
 
 def gradients(model: Base, batch: TrainingBatch) -> dict[str, Array]:
     """The mean loss's gradient of every trained tensor."""
-    _, found = nn.value_and_grad(model, answer_loss)(model, batch)
+    _, found = nn.value_and_grad(model, answer_loss)(model, batch.arrays)
     named: dict[str, mx.array] = dict(tree_flatten(found))
     return {name: np.array(array) / batch.supervised for name, array in named.items()}

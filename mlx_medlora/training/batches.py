@@ -1,12 +1,14 @@
-"""Examples become batches: rows of like length together, in a seeded order.
+"""Examples become batches of few, fixed shapes: rows of like length together, in a seeded order.
 
-Letters: B rows, L tokens of the longest row, S supervised tokens in the batch.
+Letters: B rows, L tokens of a row with its padding, Q supervised tokens of a row with their padding,
+N images, T soft tokens an image, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -15,78 +17,122 @@ from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import ImageSource, PixelSource
 
-_POOL = 32  # batches that are sorted by length together
-_GRAIN = 32  # lengths this near count as equal, so that sorting leaves the shuffle alone
+_SPREAD = 1.08  # the longest row of a bucket against its shortest: at most 7.4 % of the bucket is padding
+
+
+class Shape(NamedTuple):
+    """How long a batch's rows are made: `length` tokens, `supervised` of them with a loss."""
+
+    length: int
+    supervised: int
+
+    def joined(self, other: Shape) -> Shape:
+        """The shape that holds rows of both."""
+        return Shape(max(self.length, other.length), max(self.supervised, other.supervised))
+
+
+class Arrays(NamedTuple):
+    """What the loss is computed from; rows are padded on the right, where no token that counts looks.
+
+    input_ids (B, L); token_type_ids (B, L) 1 = soft token, None where no row has an image; features (N, T, D)
+    of the images in reading order, or pixels (N, 3, H, W) where the tower is trained. The token after
+    `positions` (B, Q) is `targets` (B, Q), and counts with `weights` (B, Q): 1, or 0 where Q is padded.
+    """
+
+    input_ids: mx.array
+    token_type_ids: mx.array | None
+    features: mx.array | None
+    pixels: mx.array | None
+    positions: mx.array
+    targets: mx.array
+    weights: mx.array
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows padded on the right.
+    """Arrays, how many supervised tokens they hold, and the cases that they were made of."""
 
-    input_ids (B, L); attention_mask (B, L) 1 = token, None where nothing is padded; token_type_ids (B, L)
-    1 = soft token, None where no row has an image; features (N, T, D) of the images in reading order, or
-    pixels (N, 3, H, W) where the tower is trained.
-    Supervised token s stands after position `positions[s]` of row `rows[s]`, and is `targets[s]`.
-    """
-
-    input_ids: mx.array
-    attention_mask: mx.array | None
-    token_type_ids: mx.array | None
-    features: mx.array | None
-    pixels: mx.array | None
-    rows: mx.array
-    positions: mx.array
-    targets: mx.array
+    arrays: Arrays
+    supervised: int
     case_ids: tuple[str, ...]
 
-    @property
-    def supervised(self) -> int:
-        """How many tokens the loss is taken on."""
-        return self.targets.shape[0]
+
+class Buckets:
+    """Which shapes the batches of `examples` take: the same in every epoch, so that each is compiled once."""
+
+    def __init__(self, examples: Sequence[Example], batch_size: int) -> None:
+        self.examples, self.batch_size = examples, batch_size
+        self.shapes: list[Shape] = []  # from the longest to the shortest
+        for example in sorted(examples, key=len, reverse=True):
+            own = Shape(len(example), example.targets)
+            if self.shapes and len(example) * _SPREAD > self.shapes[-1].length:
+                self.shapes[-1] = self.shapes[-1].joined(own)
+            else:
+                self.shapes.append(own)
+        self._keys = [(-self._bucket(e), len(e.images)) for e in examples]
+
+    def shape(self, examples: Sequence[Example]) -> Shape:
+        """The shape of a batch of `examples`."""
+        found = self.shapes[self._bucket(examples[0])]
+        for example in examples[1:]:
+            found = found.joined(self.shapes[self._bucket(example)])
+        return found
+
+    def _bucket(self, example: Example) -> int:
+        fitting = [i for i, shape in enumerate(self.shapes) if len(example) <= shape.length]
+        return fitting[-1] if fitting else 0
+
+    def epoch(self, seed: int, epoch: int) -> list[list[int]]:
+        """Indices of one epoch's batches: each row once, shuffled by (seed, epoch), like rows together.
+
+        One batch at most is smaller than `batch_size`. How many rows of each bucket, and with how many
+        images, share a batch is the same in each epoch; the batches are shuffled too.
+        """
+        rng = np.random.default_rng([seed, epoch])
+        shuffled = sorted(rng.permutation(len(self.examples)).tolist(), key=self._keys.__getitem__)
+        batches = [shuffled[i : i + self.batch_size] for i in range(0, len(shuffled), self.batch_size)]
+        return [batches[index] for index in rng.permutation(len(batches)).tolist()]
+
+    def in_order(self) -> list[list[int]]:
+        """Indices of batches for validation: longest rows first, so that memory peaks at once."""
+        rows = sorted(range(len(self.examples)), key=self._keys.__getitem__, reverse=True)
+        return [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+
+    def padding(self) -> float:
+        """The share of an epoch's positions that are padding."""
+        places = 0
+        for batch in self.in_order():
+            places += len(batch) * self.shape([self.examples[index] for index in batch]).length
+        return 1 - sum(len(example) for example in self.examples) / places
 
 
-def order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Indices of one epoch's batches: each row once, shuffled by (seed, epoch), like lengths together.
-
-    At most one batch is smaller than `batch_size`; the batches are shuffled too.
-    """
-    rng = np.random.default_rng([seed, epoch])
-    shuffled = [int(index) for index in rng.permutation(len(lengths))]
-    batches: list[list[int]] = []
-    for start in range(0, len(shuffled), batch_size * _POOL):
-        pool = sorted(shuffled[start : start + batch_size * _POOL], key=lambda i: -(lengths[i] // _GRAIN))
-        batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
-    return [batches[int(index)] for index in rng.permutation(len(batches))]
-
-
-def in_order(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Indices of batches for validation: longest rows first, so that memory peaks at once."""
-    longest_first = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    return [longest_first[start : start + batch_size] for start in range(0, len(lengths), batch_size)]
-
-
-def collate(examples: Sequence[Example], source: ImageSource, config: ModelConfig) -> Batch:
-    """Put `examples` into one batch, in their order."""
-    length = max(len(example) for example in examples)
-    ids = np.full((len(examples), length), config.pad_token_id, dtype=np.int32)  # (B, L)
-    mask, supervised = np.zeros_like(ids), np.zeros(ids.shape, dtype=np.bool_)
+def collate(
+    examples: Sequence[Example], source: ImageSource, config: ModelConfig, shape: Shape | None = None
+) -> Batch:
+    """Put `examples` into one batch, in their order, padded to `shape` or else to the longest."""
+    shape = shape or Shape(max(len(e) for e in examples), max(e.targets for e in examples))
+    size = (len(examples), shape.length)
+    ids = np.full(size, config.pad_token_id, dtype=np.int32)  # (B, L)
+    soft = np.zeros(size, dtype=np.int32)
+    positions = np.zeros((len(examples), shape.supervised), dtype=np.int32)  # (B, Q)
+    targets, weights = np.zeros_like(positions), np.zeros(positions.shape, dtype=np.float32)
     for row, example in enumerate(examples):
         ids[row, : len(example)] = example.ids
-        mask[row, : len(example)] = 1
-        supervised[row, : len(example)] = example.supervised
-    rows, positions = np.nonzero(supervised[:, 1:])  # (S,): the token after `positions` is supervised
+        soft[row, : len(example)] = example.ids == config.image_token_id
+        found = np.flatnonzero(example.supervised[1:])  # the token after each of these is supervised
+        positions[row, : len(found)] = found
+        targets[row, : len(found)] = example.ids[found + 1]
+        weights[row, : len(found)] = 1
     images = [image for example in examples for image in example.images]
     seen = source.stack(images) if images else None
     raw = isinstance(source, PixelSource)
-    soft = ((ids == config.image_token_id) & (mask == 1)).astype(np.int32)
-    return Batch(
+    arrays = Arrays(
         input_ids=mx.array(ids),
-        attention_mask=None if mask.all() else mx.array(mask),
         token_type_ids=mx.array(soft) if images else None,
         features=None if raw else seen,
         pixels=seen if raw else None,
-        rows=mx.array(rows.astype(np.int32)),
-        positions=mx.array(positions.astype(np.int32)),
-        targets=mx.array(ids[rows, positions + 1]),
-        case_ids=tuple(example.case_id for example in examples),
+        positions=mx.array(positions),
+        targets=mx.array(targets),
+        weights=mx.array(weights),
     )
+    return Batch(arrays, sum(e.targets for e in examples), tuple(e.case_id for e in examples))

@@ -1,22 +1,32 @@
-"""One update: gradients of a window of batches, clipped, given to AdamW."""
+"""One update in one compiled function: loss, gradients, clipping, AdamW.
+
+A function is traced once for each shape of batch. Dropout's keys and the learning rate are its inputs, and
+whether loss and gradient are numbers is decided inside, so that nothing waits for the host between them.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from mlx import nn
+from mlx.utils import tree_map
 
 from mlx_medlora.errors import MedloraError
 from mlx_medlora.gemma.model import Base
+from mlx_medlora.gemma.text import Wrap
+from mlx_medlora.lora.dropout import keyed, row_keys
 from mlx_medlora.training import optimizer
-from mlx_medlora.training.batches import Batch
+from mlx_medlora.training.batches import Arrays, Batch
 from mlx_medlora.training.loss import answer_loss
 from mlx_medlora.training.schedule import learning_rate, warmup_steps
 from mlx_medlora.training.settings import TrainSettings
+
+Tree = Any  # dicts and lists of arrays
+_Sums = tuple[mx.array, Tree]  # negative log-likelihood and gradients, summed over supervised tokens
 
 
 @dataclass(frozen=True)
@@ -31,45 +41,93 @@ class Update:
 
 
 class Stepper:
-    """Takes the updates of a run of `total`; holds the optimiser, which a checkpoint must keep."""
+    """Takes the updates of a run of `total`; holds the optimiser, which a checkpoint must keep.
+
+    `traces` counts how often a function was traced: not again once every shape has been seen.
+    """
 
     def __init__(self, model: Base, settings: TrainSettings, total: int, warmup: int | None = None) -> None:
         """`warmup` updates raise the rate; None: the share that `settings` name."""
         self.model, self.settings, self.total = model, settings, total
         self.warmup = warmup_steps(total, settings.warmup) if warmup is None else warmup
         self.optimizer = optimizer.adamw(settings.weight_decay)
-        self.gradient = nn.value_and_grad(model, answer_loss)
+        self.optimizer.init(model.trainable_parameters())
+        self.wrap: Wrap | None = None
+        self.traces = 0
+        self.gradient = nn.value_and_grad(model, lambda arrays: answer_loss(model, arrays, self.wrap))
+        self._add = mx.compile(self._summed)
+        self._step = mx.compile(self._whole)
 
     def update(self, window: Sequence[Batch], step: int, epoch: int) -> Update:
         """Update `step` (from 0) from the gradients of all batches in `window`, each token weighing the same.
 
         Raises MedloraError naming the update and the cases where loss or gradient is not a number; the
-        adapter is then unchanged.
+        adapter and the optimiser are then unchanged.
         """
-        gradients, nll, tokens = None, 0.0, 0
-        cases: list[str] = []
-        where = f"update {step + 1}, epoch {epoch}"
-        for part, batch in enumerate(window):
-            cases += batch.case_ids
-            mx.random.seed(_dropout_seed(self.settings.seed, step, part))
-            value, found = self.gradient(self.model, batch)
-            gradients = optimizer.add(gradients, found)
-            mx.eval(value, gradients)
-            nll, tokens = nll + float(value), tokens + batch.supervised
-            refuse_broken("loss", nll, where, batch.case_ids)
-        assert gradients is not None
-        gradients, norm = optimizer.clip(optimizer.scale(gradients, 1 / tokens), self.settings.clip)
-        refuse_broken("gradient", float(norm), where, cases)
+        parameters = self.model.trainable_parameters()
+        tokens = sum(batch.supervised for batch in window)
         rate = learning_rate(step, self.total, self.warmup, self.settings.lr, self.settings.schedule)
-        self.optimizer.learning_rate = rate
-        self.optimizer.update(self.model, gradients)
-        mx.eval(self.model.trainable_parameters(), self.optimizer.state)
-        return Update(nll / tokens, float(norm), rate, tokens, len(cases))
+        sums: _Sums | None = None
+        for part, batch in enumerate(window[:-1]):
+            sums = self._add(parameters, sums, batch.arrays, self._keys(step, part, batch))
+            mx.eval(sums)
+        last = window[-1]
+        scalars = mx.array([tokens, rate], mx.float32)
+        keys = self._keys(step, len(window) - 1, last)
+        found, state, nll, norm = self._step(
+            parameters, self.optimizer.state, sums, scalars, last.arrays, keys
+        )
+        mx.eval(found, state, nll, norm)
+        self.model.update(found)
+        self.optimizer.state = state
+        self._refuse_broken(window, float(nll), float(norm), f"update {step + 1}, epoch {epoch}")
+        rows = sum(len(batch.case_ids) for batch in window)
+        return Update(float(nll) / tokens, float(norm), rate, tokens, rows)
 
+    def _keys(self, step: int, part: int, batch: Batch) -> mx.array | None:
+        if self.settings.dropout == 0:
+            return None
+        return row_keys(self.settings.seed, step, part, range(len(batch.case_ids)))
 
-def _dropout_seed(seed: int, step: int, part: int) -> int:
-    """Dropout depends on the place in the run alone, not on what drew random numbers before."""
-    return int(np.random.SeedSequence([seed, step, part]).generate_state(1, np.uint64)[0])
+    def _summed(self, parameters: Tree, sums: _Sums | None, arrays: Arrays, keys: mx.array | None) -> _Sums:
+        """Traced: `sums` with this batch's loss and gradients added."""
+        self.traces += 1
+        self.model.update(parameters)
+        with keyed(self.model, keys):
+            nll, gradients = self.gradient(Arrays(*arrays))
+        if sums is None:
+            return nll, gradients
+        return sums[0] + nll, optimizer.add(sums[1], gradients)
+
+    def _whole(
+        self,
+        parameters: Tree,
+        state: Tree,
+        sums: _Sums | None,
+        scalars: mx.array,
+        arrays: Arrays,
+        keys: mx.array | None,
+    ) -> tuple[Tree, Tree, mx.array, mx.array]:
+        """Traced: the window's last batch, then the update."""
+        nll, gradients = self._summed(parameters, sums, arrays, keys)
+        return self._applied(parameters, state, nll, gradients, scalars)
+
+    def _applied(
+        self, parameters: Tree, state: Tree, nll: mx.array, gradients: Tree, scalars: mx.array
+    ) -> tuple[Tree, Tree, mx.array, mx.array]:
+        """Traced: new parameters and optimiser state; the old ones where loss or gradient is not a number."""
+        gradients, norm = optimizer.clip(optimizer.scale(gradients, 1 / scalars[0]), self.settings.clip)
+        self.optimizer.state = dict(state)
+        self.optimizer.learning_rate = scalars[1]
+        updated = self.optimizer.apply_gradients(gradients, parameters)
+        sound = mx.isfinite(nll) & mx.isfinite(norm)
+        keep = lambda new, old: mx.where(sound, new, old)  # noqa: E731
+        return tree_map(keep, updated, parameters), tree_map(keep, self.optimizer.state, state), nll, norm
+
+    def _refuse_broken(self, window: Sequence[Batch], nll: float, norm: float, where: str) -> None:
+        cases = [case for batch in window for case in batch.case_ids]
+        refuse_broken("loss", nll, where, cases)
+        refuse_broken("gradient", norm, where, cases)
 
 
 def refuse_broken(what: str, value: float, where: str, cases: Sequence[str]) -> None:

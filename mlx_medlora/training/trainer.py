@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma.model import Base
-from mlx_medlora.training.batches import collate, in_order, order
+from mlx_medlora.training.batches import Buckets, collate
 from mlx_medlora.training.events import Epoch, Event, Listener, Plan, Step
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import ImageSource
@@ -71,6 +71,8 @@ class Trainer:
         batches = math.ceil(len(train) / settings.batch_size)
         self.total = math.ceil(batches / settings.accumulate) * settings.epochs
         self.stepper = Stepper(model, settings, self.total)
+        self.buckets = Buckets(train, settings.batch_size)
+        self.val_buckets = Buckets(val, settings.batch_size)
         self.started = perf_counter()
         self.rows_done = 0
 
@@ -118,7 +120,7 @@ class Trainer:
     def _windows(self, epoch: int) -> Iterator[list[list[Example]]]:
         """The batches of each update; the last window of an epoch may hold fewer."""
         settings = self.settings
-        batches = order([len(e) for e in self.train], settings.batch_size, settings.seed, epoch)
+        batches = self.buckets.epoch(settings.seed, epoch)
         for start in range(0, len(batches), settings.accumulate):
             window = batches[start : start + settings.accumulate]
             yield [[self.train[index] for index in batch] for batch in window]
@@ -128,7 +130,10 @@ class Trainer:
 
         Raises MedloraError naming the update and the cases where loss or gradient is not a number.
         """
-        batches = [collate(examples, self.features, self.model.config) for examples in window]
+        batches = [
+            collate(examples, self.features, self.model.config, self.buckets.shape(examples))
+            for examples in window
+        ]
         done = self.stepper.update(batches, self.outcome.steps, epoch)
         self.outcome.steps, self.rows_done = self.outcome.steps + 1, self.rows_done + done.rows
         return self._report(epoch, done)
@@ -174,9 +179,10 @@ class Trainer:
         """Mean loss over the validation split's supervised tokens, without dropout."""
         self.model.eval()
         nll, tokens = 0.0, 0
-        for indices in in_order([len(e) for e in self.val], self.settings.batch_size):
-            batch = collate([self.val[i] for i in indices], self.features, self.model.config)
-            nll, tokens = nll + float(answer_loss(self.model, batch)), tokens + batch.supervised
+        for indices in self.val_buckets.in_order():
+            rows = [self.val[i] for i in indices]
+            batch = collate(rows, self.features, self.model.config, self.val_buckets.shape(rows))
+            nll, tokens = nll + float(answer_loss(self.model, batch.arrays)), tokens + batch.supervised
             refuse_broken("validation loss", nll, f"epoch {epoch}", batch.case_ids)
         return nll / tokens
 

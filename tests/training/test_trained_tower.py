@@ -47,7 +47,7 @@ def test_gradients_reach_the_tower(
     adapted: Callable[[TrainSettings], Base], mixed: list[Example], pixels: PixelSource
 ) -> None:
     model = adapted(TrainSettings(rank=2, target=("all-linear",), dropout=0))
-    batch = collate(mixed, pixels, model.config)
+    batch = collate(mixed, pixels, model.config).arrays
     assert batch.features is None
     assert batch.pixels is not None
     assert batch.pixels.shape[0] == 3
@@ -67,5 +67,7 @@ def test_pixels_and_features_give_the_same_loss(
     for example in mixed:
         for file in example.images:
             cache.add([file], model, pixels.encoder)
-    losses = [answer_loss(model.eval(), collate(mixed, source, model.config)) for source in (cache, pixels)]
+    losses = [
+        answer_loss(model.eval(), collate(mixed, source, model.config).arrays) for source in (cache, pixels)
+    ]
     assert mx.allclose(*losses, rtol=1e-6)
