@@ -12,7 +12,7 @@ from mlx import nn
 from mlx_medlora.gemma.cache import Cache
 from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.gemma.masks import make_masks
-from mlx_medlora.gemma.text import Matrix, TextStack, Wrap
+from mlx_medlora.gemma.text import Matrix, TextStack
 from mlx_medlora.gemma.vision import Projector, VisionTower
 
 
@@ -92,12 +92,12 @@ class Base(nn.Module):
         cache: Cache | None = None,
         wanted: mx.array | None = None,
         *,
-        wrap: Wrap | None = None,
+        recompute: bool = False,
     ) -> mx.array:
         """(B, L, D) embeddings -> (B, L, D) hidden states after the final norm.
 
         With a cache that already holds tokens, L must be 1: the prompt goes in as one piece. `wanted` (B, Q)
-        asks for those positions alone, (B, Q, D); `wrap` as in `TextStack`.
+        asks for those positions alone, (B, Q, D); `recompute` as in `TextStack`.
         """
         if cache is not None and cache.length:
             if embeddings.shape[1] != 1:
@@ -105,7 +105,7 @@ class Base(nn.Module):
             return self.text(embeddings, cache.decode_masks(), cache)
         window = self.config.text.sliding_window
         masks = make_masks(embeddings.shape[1], window, attention_mask, token_type_ids)
-        return self.text(embeddings, masks, cache, wanted, wrap=wrap)
+        return self.text(embeddings, masks, cache, wanted, recompute=recompute)
 
     def head(self, hidden: mx.array) -> mx.array:
         """(..., D) hidden states -> (..., V) logits."""

@@ -7,7 +7,6 @@ Source: transformers' `modeling_gemma3.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -22,7 +21,6 @@ from mlx_medlora.gemma.norms import RMSNorm
 from mlx_medlora.gemma.rope import Table, rotary_table, rotate, table_at
 
 Matrix = list[mx.array]  # a weight, or packed words with their scales and biases
-Wrap = Callable[[nn.Module], Callable[..., mx.array]]
 
 
 def at(x: mx.array, positions: mx.array) -> mx.array:
@@ -73,9 +71,13 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
+    def inner(self, x: mx.array) -> mx.array:
+        """(B, L, D) -> (B, L, width of the MLP)."""
+        return gated_gelu(self.gate_proj(x), self.up_proj(x))
+
     def __call__(self, x: mx.array) -> mx.array:
         """(B, L, D) -> (B, L, D)."""
-        return self.down_proj(gated_gelu(self.gate_proj(x), self.up_proj(x)))
+        return self.down_proj(self.inner(x))
 
 
 class DecoderLayer(nn.Module):
@@ -92,12 +94,37 @@ class DecoderLayer(nn.Module):
         self.post_feedforward_layernorm = RMSNorm(width, eps)
 
     def __call__(
-        self, x: mx.array, table: Table, mask: Mask, cache: Any = None, wanted: mx.array | None = None
+        self,
+        x: mx.array,
+        table: Table,
+        mask: Mask,
+        cache: Any = None,
+        wanted: mx.array | None = None,
+        *,
+        recompute: bool = False,
     ) -> mx.array:
-        """(B, L, D) -> (B, L, D), or (B, Q, D) at the positions `wanted` (B, Q)."""
-        attended = self.self_attn(self.input_layernorm(x), table, mask, cache, wanted)
-        x = (x if wanted is None else at(x, wanted)) + self.post_attention_layernorm(attended)
-        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+        """(B, L, D) -> (B, L, D), or (B, Q, D) at the positions `wanted` (B, Q).
+
+        With `recompute` (gradient checkpointing) the backward pass computes the layer again from `x`, but for
+        its last product, whose result is kept: that is a quarter of the layer's work for a few bytes. Where
+        that product is itself trained its input would have to be kept, and all is computed again.
+        """
+
+        def inner(x: mx.array) -> tuple[mx.array, mx.array]:
+            attended = self.self_attn(self.input_layernorm(x), table, mask, cache, wanted)
+            x = (x if wanted is None else at(x, wanted)) + self.post_attention_layernorm(attended)
+            return x, self.mlp.inner(self.pre_feedforward_layernorm(x))
+
+        def whole(x: mx.array) -> mx.array:
+            x, active = inner(x)
+            return x + self.post_feedforward_layernorm(self.mlp.down_proj(active))
+
+        if not recompute:
+            return whole(x)
+        if self.mlp.down_proj.trainable_parameters():
+            return nn.utils.checkpoint(self, whole)(x)
+        x, active = nn.utils.checkpoint(self, inner)(x)
+        return x + self.post_feedforward_layernorm(self.mlp.down_proj(active))
 
 
 class TextStack(nn.Module):
@@ -123,13 +150,13 @@ class TextStack(nn.Module):
         wanted: mx.array | None = None,
         *,
         first: int = 0,
-        wrap: Wrap | None = None,
+        recompute: bool = False,
     ) -> mx.array:
         """(B, L, D) embeddings -> (B, L, D) hidden states after the final norm.
 
         With `wanted` (B, Q) int32 positions only those come back, (B, Q, D): the last layer then computes
-        queries, output projection and MLP for them alone. `first` is the layer that `x` enters; `wrap`
-        stands around each layer's call, as gradient checkpointing does.
+        queries, output projection and MLP for them alone. `first` is the layer that `x` enters;
+        `recompute` keeps less for the backward pass, see `DecoderLayer`.
         """
         length = x.shape[1]
         offset = 0 if cache is None else cache.length
@@ -137,9 +164,9 @@ class TextStack(nn.Module):
         for index in range(first, len(self.layers)):
             kind = self.config.layer_types[index]
             mask = masks.full_attention if kind == "full_attention" else masks.sliding_attention
-            layer = self.layers[index] if wrap is None else wrap(self.layers[index])
             last = wanted if index == len(self.layers) - 1 else None
-            x = layer(x, tables[kind], mask, None if cache is None else cache.layers[index], last)
+            held = None if cache is None else cache.layers[index]
+            x = self.layers[index](x, tables[kind], mask, held, last, recompute=recompute)
         if cache is not None:
             cache.length += length
         return self.norm(x)

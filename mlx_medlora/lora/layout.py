@@ -96,7 +96,10 @@ def find_targets(model: Base, settings: LoraSettings) -> dict[str, Linear]:
     A target is the end of a name, cut at a dot, as in PEFT; `all-linear` is every linear layer, the
     tower's included, and never the head. Raises InputError where a target names no layer.
     """
-    linear = linear_layers(model, vision=settings.adapts_vision and not model.config.text_only)
+    linear = _from_layer(
+        linear_layers(model, vision=settings.adapts_vision and not model.config.text_only),
+        settings.first_layer(model.config.text.num_hidden_layers),
+    )
     if settings.target == (ALL_LINEAR,):
         return linear
     found: set[str] = set()
@@ -111,6 +114,16 @@ def find_targets(model: Base, settings: LoraSettings) -> dict[str, Linear]:
             )
         found.update(hits)
     return {name: linear[name] for name in linear if name in found}
+
+
+def _from_layer(linear: dict[str, Linear], first: int) -> dict[str, Linear]:
+    """Without the language model's layers below `first`; SigLIP's stay."""
+    kept = {}
+    for name, module in linear.items():
+        index = name.rpartition("layers.")[2].partition(".")[0]
+        if name.startswith(_TOWER) or int(index) >= first:
+            kept[name] = module
+    return kept
 
 
 def resolve(model: Base, settings: LoraSettings) -> Layout:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
+from mlx_medlora.errors import InputError
 from mlx_medlora.settings import StrictModel
 
 ModuleName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -22,6 +23,11 @@ class LoraSettings(StrictModel):
     target: tuple[ModuleName, ...] = Field(
         ("q_proj", "v_proj", "o_proj"),
         description="Linear layers of the language model to adapt; all-linear: every one, SigLIP's too.",
+    )
+    layers: str = Field(
+        "all",
+        pattern=r"^(all|last:[1-9][0-9]{0,3})$",
+        description="Layers of the language model to adapt: all, or last:K for the last K.",
     )
     vision: bool = Field(False, description="Look for the targets in SigLIP's tower too, and train it.")
     rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) instead (rank-stabilised LoRA).")
@@ -52,6 +58,18 @@ class LoraSettings(StrictModel):
         if ALL_LINEAR in value and len(value) > 1:
             raise ValueError(f"{ALL_LINEAR} names every layer: leave the others out")
         return value
+
+    def first_layer(self, count: int) -> int:
+        """Index of the first layer that may be adapted, of `count`. Raises InputError where K is too many."""
+        if self.layers == "all":
+            return 0
+        last = int(self.layers.removeprefix("last:"))
+        if last > count:
+            raise InputError(
+                f"--layers {self.layers}: the language model has {count} layers",
+                hint=f"Give last:1 to last:{count}, or all.",
+            )
+        return count - last
 
     @property
     def adapts_vision(self) -> bool:

@@ -50,6 +50,10 @@ class TrainSettings(LoraSettings):
     warmup: float = Field(0.03, ge=0, lt=1, description="Share of all updates in which the rate rises.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay.")
     clip: float = Field(1.0, ge=0, description="Largest norm of a gradient; 0 never clips.")
+    grad_checkpoint: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Compute each layer a second time instead of keeping it; auto: where memory is short.",
+    )
     patience: int | None = Field(
         None, gt=0, description="Stop after so many epochs without a lower validation loss."
     )

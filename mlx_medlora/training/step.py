@@ -17,7 +17,6 @@ from mlx.utils import tree_map
 
 from mlx_medlora.errors import MedloraError
 from mlx_medlora.gemma.model import Base
-from mlx_medlora.gemma.text import Wrap
 from mlx_medlora.lora.dropout import keyed, row_keys
 from mlx_medlora.training import optimizer
 from mlx_medlora.training.batches import Arrays, Batch
@@ -52,9 +51,9 @@ class Stepper:
         self.warmup = warmup_steps(total, settings.warmup) if warmup is None else warmup
         self.optimizer = optimizer.adamw(settings.weight_decay)
         self.optimizer.init(model.trainable_parameters())
-        self.wrap: Wrap | None = None
+        self.recompute = settings.grad_checkpoint == "on"
         self.traces = 0
-        self.gradient = nn.value_and_grad(model, lambda arrays: answer_loss(model, arrays, self.wrap))
+        self.gradient = nn.value_and_grad(model, lambda arrays: answer_loss(model, arrays, self.recompute))
         self._add = mx.compile(self._summed)
         self._step = mx.compile(self._whole)
 
