@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from mlx_medlora.gemma.elementwise import softmax
 from mlx_medlora.gemma.masks import Mask
+from mlx_medlora.gemma.recompute import recomputed
 
 _SCORES = 1 << 22  # attention scores in one piece: 16 MiB in fp32, near what the caches hold
 
@@ -27,13 +28,18 @@ def attend(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Mask = Non
         mask = mx.arange(length)[:, None] + (keys - length) >= mx.arange(keys)[None]
     piece = max(1, _SCORES // (rows * heads * keys))
     if piece >= length:
-        return _attend(q, k, v, scale, mask)
+        return _piece(q, k, v, scale, mask)
     parts = []
     for start in range(0, length, piece):
         end = min(length, start + piece)
         seen = mask if mask is None or mask.shape[-2] == 1 else mask[..., start:end, :]
-        parts.append(_attend(q[:, :, start:end], k, v, scale, seen))
+        parts.append(_piece(q[:, :, start:end], k, v, scale, seen))
     return mx.concatenate(parts, axis=2)
+
+
+def _piece(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None) -> mx.array:
+    """Attention that keeps q, k and v for the backward pass, and not the scores: those are L x K a head."""
+    return recomputed(lambda q, k, v: (_attend(q, k, v, scale, mask),))(q, k, v)[0]
 
 
 def _attend(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None) -> mx.array:

@@ -18,6 +18,7 @@ from mlx_medlora.gemma.config import LayerType, TextConfig
 from mlx_medlora.gemma.elementwise import gated_gelu
 from mlx_medlora.gemma.masks import Mask, Masks, mask_at
 from mlx_medlora.gemma.norms import RMSNorm
+from mlx_medlora.gemma.recompute import recomputed_in
 from mlx_medlora.gemma.rope import Table, rotary_table, rotate, table_at
 
 Matrix = list[mx.array]  # a weight, or packed words with their scales and biases
@@ -115,15 +116,15 @@ class DecoderLayer(nn.Module):
             x = (x if wanted is None else at(x, wanted)) + self.post_attention_layernorm(attended)
             return x, self.mlp.inner(self.pre_feedforward_layernorm(x))
 
-        def whole(x: mx.array) -> mx.array:
+        def whole(x: mx.array) -> tuple[mx.array]:
             x, active = inner(x)
-            return x + self.post_feedforward_layernorm(self.mlp.down_proj(active))
+            return (x + self.post_feedforward_layernorm(self.mlp.down_proj(active)),)
 
         if not recompute:
-            return whole(x)
+            return whole(x)[0]
         if self.mlp.down_proj.trainable_parameters():
-            return nn.utils.checkpoint(self, whole)(x)
-        x, active = nn.utils.checkpoint(self, inner)(x)
+            return recomputed_in(self, whole, x)[0]
+        x, active = recomputed_in(self, inner, x)
         return x + self.post_feedforward_layernorm(self.mlp.down_proj(active))
 
 
