@@ -123,13 +123,13 @@ def test_only_supervised_positions_are_computed_in_the_last_layer_and_the_head(
     tiny_model: Base, mixed: list[Example], features: FeatureCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths: list[int] = []
-    plain = MLP.__call__
+    plain = MLP.inner
 
     def listen(self: MLP, x: mx.array) -> mx.array:
         lengths.append(x.shape[1])
         return plain(self, x)
 
-    monkeypatch.setattr(MLP, "__call__", listen)
+    monkeypatch.setattr(MLP, "inner", listen)
     arrays = collate(mixed, features, tiny_model.config).arrays
     answer_loss(tiny_model, arrays)
     assert lengths == [arrays.input_ids.shape[1]] * 6 + [11]
