@@ -41,12 +41,12 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     """
     target = Path(os.path.abspath(target))
     refuse_nonempty(target)
-    with _plain_os_errors(target):
+    with plain_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
         work.chmod(0o777 & ~_umask())  # mkdtemp gives 0700: what is written here may be for others to read
     try:
-        with _plain_os_errors(target):
+        with plain_os_errors(target):
             yield work
             sync_tree(work)
             os.replace(work, target)
@@ -63,7 +63,7 @@ def _umask() -> int:
 
 
 @contextmanager
-def _plain_os_errors(target: Path) -> Iterator[None]:
+def plain_os_errors(target: Path) -> Iterator[None]:
     """Turn a full disk or a refused write under `target` into an error for people."""
     try:
         yield

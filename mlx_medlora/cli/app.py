@@ -65,7 +65,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (sys.argv's where None), say any error, return the exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        status = app(args=given or ["--help"], prog_name="mlx-medlora", standalone_mode=False)
+        status = app(args=given or ["--help"], prog_name="mlx-medlora", standalone_mode=False, obj=given)
     except (Exception, KeyboardInterrupt) as error:
         return errors.say(error)
     finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +28,7 @@ EXAMPLES = examples(
     "mlx-medlora train --model models/medgemma-4b --data cases --output adapters/b --config recipe.yaml",
     "mlx-medlora train --model models/medgemma-4b --data cases --output adapters/c --preset google-notebook",
     "mlx-medlora train --model models/medgemma-4b --data lora_training --dry-run",
+    "mlx-medlora train --model models/medgemma-4b --data lora_training --output adapters/first --resume",
 )
 
 
@@ -36,6 +39,7 @@ def add_to(app: typer.Typer) -> None:
 
 @flags_from(TrainSettings)
 def train(
+    context: typer.Context,
     model: Model,
     data: Data,
     output: Annotated[
@@ -56,35 +60,78 @@ def train(
             "--dry-run", help="Load, tokenise, run one step, show what is supervised; write nothing."
         ),
     ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run that was interrupted, to the same bytes."),
+    ] = False,
+    resume_anyway: Annotated[
+        str,
+        typer.Option(
+            help="With --resume: what may have changed since, as lr,epochs (or model, data).", metavar="NAMES"
+        ),
+    ] = "",
     json: Json = False,
     **flags: Any,
 ) -> None:
     """Train a LoRA adapter on a dataset.
 
     Keeps the best by validation loss, and the last. The base stays as it is;
-    the adapter directory is complete or absent.
+    the adapter directory is complete or absent. Ctrl-C saves the state: --resume
+    continues it. Several processes or machines: docs/distributed.md.
     """
     out.use_json(json)
     settings = collect(TrainSettings, flags, config, PRESETS[preset] if preset else None)
     if output is None and not dry_run:
         raise InputError("--output is missing", hint="Give --output DIR, or --dry-run to write nothing.")
-    start(settings, model, data, output, dry_run)
+    if output is None or dry_run:
+        rehearse(settings, model, data)
+    else:
+        anyway = [name for name in resume_anyway.split(",") if name.strip()]
+        start(settings, model, data, output, resume, anyway, continuing(context.obj))
 
 
-def start(settings: TrainSettings, model: str, data: Path, output: Path | None, dry_run: bool) -> None:
-    """Train, or with `dry_run` show what would be trained, and say the outcome."""
-    from mlx_medlora.training.dry_run import dry_run as rehearse
+def continuing(arguments: Sequence[str] | None) -> str:
+    """The command line that continues a run which `arguments` began."""
+    given = list(arguments or ["train", "..."])
+    return shlex.join(["mlx-medlora", *given, *([] if "--resume" in given else ["--resume"])])
+
+
+def rehearse(settings: TrainSettings, model: str, data: Path) -> None:
+    """Say what would be trained."""
+    from mlx_medlora.training.dry_run import dry_run
+
+    seen = dry_run(model, data, settings)
+    out.result(seen.model_dump(mode="json"), *_rehearsal(seen))
+
+
+def start(
+    settings: TrainSettings,
+    model: str,
+    data: Path,
+    output: Path,
+    resume: bool,
+    anyway: Sequence[str],
+    again: str,
+) -> None:
+    """Train, and say the outcome."""
     from mlx_medlora.training.log import ProgressBar
     from mlx_medlora.training.run import run_training
 
-    if output is None or dry_run:
-        seen = rehearse(model, data, settings)
-        out.result(seen.model_dump(mode="json"), *_rehearsal(seen))
-        return
     with ProgressBar() as bar:
-        result = run_training(model, data, output, settings, validate=validation_accuracy, listeners=[bar])
-    record = result.record
-    out.result({"output": str(output), **record.model_dump(mode="json")}, _summary(record), f"Wrote {output}")
+        result = run_training(
+            model,
+            data,
+            output,
+            settings,
+            validate=validation_accuracy,
+            listeners=[bar],
+            resume=resume,
+            resume_anyway=anyway,
+            again=again,
+        )
+    if result.first:
+        record = result.record.model_dump(mode="json")
+        out.result({"output": str(output), **record}, _summary(result.record), f"Wrote {output}")
 
 
 def validation_accuracy(given: Validation) -> float | None:

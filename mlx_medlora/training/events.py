@@ -60,5 +60,14 @@ class Epoch:
     seconds: float
 
 
-Event = Features | Plan | Step | Epoch
+@dataclass(frozen=True)
+class Resumed:
+    """A run goes on after update `step` of `steps`; `remarks` say what is not as it was."""
+
+    step: int
+    steps: int
+    remarks: tuple[str, ...] = ()
+
+
+Event = Features | Plan | Step | Epoch | Resumed
 Listener = Callable[[Event], None]

@@ -1,33 +1,76 @@
-"""Watching a run: `metrics.jsonl` for programs, a bar on stderr for people."""
+"""Watching a run: `metrics.jsonl` and `timings.jsonl` for programs, a bar on stderr for people."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from mlx_medlora.training.events import Epoch, Event, Features, Plan, Step
+from mlx_medlora.errors import InputError
+from mlx_medlora.files import sync_path
+from mlx_medlora.training.events import Epoch, Event, Features, Plan, Resumed, Step
 
+METRICS = "metrics.jsonl"
+TIMINGS = "timings.jsonl"
 GIB = 2**30
 
 
-class MetricsFile:
-    """Appends every update and every epoch to `path`, one JSON object a line, as they happen."""
+# What two equal runs do not have in common.
+_TIMES = ("rows_per_second", "seconds_left", "peak_memory", "seconds")
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+
+class MetricsFile:
+    """Appends every update and every epoch to two files, one JSON object a line, as they happen.
+
+    `metrics.jsonl` holds what the run computed, the same bytes for the same run; `timings.jsonl` how fast.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.metrics, self.timings = directory / METRICS, directory / TIMINGS
 
     def __call__(self, event: Event) -> None:
         """Write an update or an epoch; other events are left out."""
-        if isinstance(event, (Step, Epoch)):
-            row = {"event": type(event).__name__.lower(), **asdict(event)}
-            with self.path.open("a", encoding="utf-8", newline="\n") as stream:
-                stream.write(json.dumps(row, allow_nan=False) + "\n")
+        if not isinstance(event, (Step, Epoch)):
+            return
+        row = asdict(event)
+        place = {"event": type(event).__name__.lower()} | {k: row[k] for k in ("step", "epoch") if k in row}
+        _append(self.metrics, place | {key: row[key] for key in row if key not in _TIMES})
+        _append(self.timings, place | {key: row[key] for key in row if key in _TIMES})
+
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of `metrics.jsonl` and `timings.jsonl`, safely on the disk."""
+        return _synced(self.metrics), _synced(self.timings)
+
+    def cut(self, sizes: tuple[int, int]) -> None:
+        """Go back to `sizes`: what was written later is written again. Raises InputError where it is less."""
+        for path, size in zip((self.metrics, self.timings), sizes, strict=True):
+            found = path.stat().st_size if path.exists() else 0
+            if found < size:
+                raise InputError(f"has {found} bytes, {size} were in it before", path=path, hint=_LOST)
+            if found:
+                os.truncate(path, size)
+
+
+_LOST = "It was cut or removed, so this run cannot be continued exactly: train again."
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8", newline="\n") as stream:
+        stream.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+def _synced(path: Path) -> int:
+    if not path.exists():
+        return 0
+    sync_path(path)
+    return path.stat().st_size
 
 
 class ProgressBar:
@@ -71,6 +114,9 @@ class ProgressBar:
             self._move(f"epoch {event.epoch}/{self.plan.epochs}", event.step, self.plan.steps, status(event))
         elif isinstance(event, Epoch):
             self.console.print(summary(event), highlight=False, soft_wrap=True)
+        elif isinstance(event, Resumed):
+            for line in (f"continuing after update {event.step} of {event.steps}", *event.remarks):
+                self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def _begin(self, plan: Plan) -> None:
         self.plan = plan

@@ -5,19 +5,27 @@ from __future__ import annotations
 import platform
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
-
-import mlx.core as mx
+from typing import Any, Protocol
 
 from mlx_medlora import __version__
 from mlx_medlora.settings import StrictModel
+from mlx_medlora.training.checkpoint import Checkpoint
 from mlx_medlora.training.events import Epoch
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.setup import Setup
 from mlx_medlora.training.trainer import Outcome
 
-FILE = "run.json"
 _PACKAGES = ("mlx", "mlx-lm", "transformers", "tokenizers", "numpy", "pillow", "safetensors")
+
+
+class Spent(Protocol):
+    """What a run took, all processes that it was continued in together."""
+
+    def seconds(self) -> float:
+        """Seconds."""
+
+    def peak_memory(self) -> int:
+        """Bytes at the peak."""
 
 
 class RunRecord(StrictModel):
@@ -38,13 +46,17 @@ class RunRecord(StrictModel):
     before: dict[str, Any] | None
     epochs: list[dict[str, Any]]
     stopped_early: bool
-    interrupted: bool
     seconds: float
     peak_memory: int
 
 
 def record(
-    setup: Setup, settings: TrainSettings, outcome: Outcome, trainable: int, seconds: float
+    setup: Setup,
+    data: dict[str, Any],
+    settings: TrainSettings,
+    outcome: Outcome,
+    trainable: int,
+    spent: Spent,
 ) -> RunRecord:
     """Describe a finished run. `val_loss` and `val_accuracy` are those of the best epoch."""
     trained = [epoch for epoch in outcome.epochs if epoch.epoch]
@@ -54,7 +66,7 @@ def record(
         base=setup.base.model_dump(),
         modules=len(setup.modules),
         trainable_parameters=trainable,
-        data=_data(setup),
+        data=data,
         versions=versions(),
         updates=outcome.steps,
         best_epoch=outcome.best_epoch,
@@ -64,9 +76,8 @@ def record(
         before=_before(outcome.epochs),
         epochs=[asdict(epoch) for epoch in trained],
         stopped_early=outcome.stopped_early,
-        interrupted=outcome.interrupted,
-        seconds=round(seconds, 3),
-        peak_memory=mx.get_peak_memory(),
+        seconds=round(spent.seconds(), 3),
+        peak_memory=spent.peak_memory(),
     )
 
 
@@ -76,7 +87,7 @@ def _before(epochs: list[Epoch]) -> dict[str, Any] | None:
     return None if first is None else {"val_loss": first.val_loss, "val_accuracy": first.val_accuracy}
 
 
-def _data(setup: Setup) -> dict[str, Any]:
+def describe_data(setup: Setup) -> dict[str, Any]:
     """Rows, supervised tokens and SHA-256 of each split, under the dataset directory's own name."""
     splits = {"train": setup.train, "val": setup.val}
     described = {
@@ -101,3 +112,13 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def other_versions(found: Checkpoint) -> list[str]:
+    """A remark on each version that is another than when the checkpoint was written."""
+    then, now = found.state.versions, versions()
+    return [
+        f"{name} was {then.get(name)}, is {now.get(name)}: the last digits may differ"
+        for name in sorted({*then, *now})
+        if then.get(name) != now.get(name)
+    ]

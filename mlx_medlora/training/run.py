@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +11,33 @@ from time import perf_counter
 import mlx.core as mx
 
 from mlx_medlora.cases.dataset import Dataset
-from mlx_medlora.errors import Interrupted
-from mlx_medlora.files import atomic_directory, refuse_nonempty, write_json
+from mlx_medlora.files import write_json
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder
-from mlx_medlora.lora.adapter import save_adapter
-from mlx_medlora.training.events import Features, Listener
+from mlx_medlora.lora.adapter import CONFIG, WEIGHTS, save_adapter
+from mlx_medlora.training.checkpoint import Checkpoint, seed_all
+from mlx_medlora.training.events import Features, Listener, Resumed
 from mlx_medlora.training.features import FeatureCache, ImageSource, PixelSource
-from mlx_medlora.training.log import MetricsFile
-from mlx_medlora.training.record import FILE, RunRecord, record
+from mlx_medlora.training.keeper import CheckpointKeeper
+from mlx_medlora.training.log import METRICS, TIMINGS
+from mlx_medlora.training.ranks import Ranks
+from mlx_medlora.training.record import RunRecord, describe_data, other_versions, record, versions
+from mlx_medlora.training.resume import (
+    accepted,
+    find,
+    identity,
+    keeps_order,
+    pack,
+    refuse_changed_settings,
+    refuse_changes,
+    unpack,
+)
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.setup import Setup, set_up
-from mlx_medlora.training.trainer import Kind, Outcome, Trainer
+from mlx_medlora.training.stop import Stop
+from mlx_medlora.training.trainer import Kind, Trainer
+from mlx_medlora.training.workplace import FINISHED, Workplace, ending
 
-METRICS = "metrics.jsonl"
 LAST = Path("checkpoints") / "last"
 
 
@@ -43,10 +57,25 @@ Validator = Callable[[Validation], float | None]
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where the adapter is, and its `run.json`."""
+    """Where the adapter is, and its `run.json`; `first`: this is the rank that wrote it."""
 
     output: Path
     record: RunRecord
+    first: bool = True
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One process's part in a run: what to train, its workplace (the first rank's alone) and its peers."""
+
+    model: str | Path
+    data: str | Path
+    settings: TrainSettings
+    dtype: mx.Dtype | None
+    anyway: frozenset[str]
+    work: Workplace | None
+    ranks: Ranks
+    stop: Stop
 
 
 def run_training(
@@ -58,38 +87,89 @@ def run_training(
     validate: Validator | None = None,
     listeners: Sequence[Listener] = (),
     dtype: mx.Dtype | None = None,
+    resume: bool = False,
+    resume_anyway: Sequence[str] = (),
+    again: str = "the same command and --resume",
 ) -> TrainingResult:
     """Train an adapter for `model` on the dataset directory `data`, and write `output`.
 
     `output` is complete or absent: the best adapter by validation loss at its top, the last one in
-    `checkpoints/last`, `run.json` and `metrics.jsonl`. `validate` gives the validation accuracy each
-    epoch, where there is a val split; `listeners` hear each event.
+    `checkpoints/last`, `run.json`, `metrics.jsonl` and `timings.jsonl`. Until then the run lives beside it
+    in `.NAME.run`, and with `resume` goes on there, to the same bytes. `resume_anyway` names what may have
+    changed since: settings, model, data. `validate` gives the validation accuracy each epoch, where there
+    is a val split; `listeners` hear each event; `again` is the command that continues, for messages.
+    Where several ranks train together all call this; the first writes and is heard.
     Raises InputError for wrong input (before anything is written), MedloraError where training fails,
-    Interrupted after Ctrl-C, `output` then holding what was trained so far.
+    Interrupted after Ctrl-C or SIGTERM, its state then saved.
     """
-    settings, output = settings or TrainSettings(), Path(output)
-    refuse_nonempty(output)
-    start = perf_counter()
+    settings, output, start = settings or TrainSettings(), Path(output), perf_counter()
+    anyway = accepted(resume_anyway, resume)
+    ranks = Ranks.join()
+    with ranks.together():
+        ranks.refuse_small(settings.batch_size)
+        work = Workplace.open(output, resume=resume) if ranks.first else None
+        with ending(work, again), Stop(quiet=not ranks.first) as stop:
+            job = _Job(model, data, settings, dtype, anyway, work, ranks, stop)
+            return _train(job, validate, listeners if ranks.first else (), start, output)
+
+
+def _train(
+    job: _Job, validate: Validator | None, listeners: Sequence[Listener], start: float, output: Path
+) -> TrainingResult:
     mx.reset_peak_memory()
-    setup = set_up(model, data, settings, dtype)
-    features = look(setup, listeners)
-    with atomic_directory(output) as work:
-        trainer = Trainer(
-            setup.model,
-            setup.train,
-            setup.val,
-            features,
-            settings,
-            save=_saver(work, setup, settings),
-            listeners=(MetricsFile(work / METRICS), *listeners),
-            validate=_bound(validate, setup, features),
-        )
-        outcome = trainer.run()
-        written = record(setup, settings, outcome, trainer.plan().trainable, perf_counter() - start)
-        write_json(work / FILE, written.model_dump(mode="json"))
-    if outcome.interrupted:
-        raise _interrupted(output, outcome)
-    return TrainingResult(output, written)
+    found, remarks = _found(job)
+    with job.stop.at_once():
+        setup = set_up(job.model, job.data, job.settings, job.dtype)
+        about = describe_data(setup)
+        features = look(setup, listeners)
+    now = identity(job.settings, setup.base, about, job.dtype)
+    job.ranks.refuse_unlike(now)
+    keeper = CheckpointKeeper(job.work, job.settings, setup.base, now, versions(), job.ranks, job.stop, start)
+    trainer = Trainer(
+        setup.model,
+        setup.train,
+        setup.val,
+        features,
+        job.settings,
+        save=_saver(job.work, setup, job.settings),
+        listeners=[*keeper.listeners, *listeners],
+        validate=_bound(validate if job.ranks.first else None, setup, features),
+        keeper=keeper,
+        ranks=job.ranks,
+    )
+    seed_all(job.settings.seed)
+    if found is not None:
+        changes = refuse_changes(found.state.identity, now, job.anyway)
+        keeper.restore(trainer, found, same_order=keeps_order(changes))
+        tell = Resumed(found.state.step, trainer.total, (*remarks, *other_versions(found), *changes))
+        for listener in listeners:
+            listener(tell)
+    outcome = trainer.run()
+    written = record(setup, about, job.settings, outcome, trainer.plan().trainable, keeper)
+    if job.work is not None:
+        _complete(job.work, setup, job.settings, written)
+    return TrainingResult(output, written, job.ranks.first)
+
+
+def _found(job: _Job) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint to continue from, on all ranks. Settings that changed are refused before a load."""
+    found, remarks = find(job.work) if job.work else (None, [])
+    if job.ranks.size > 1:
+        found = unpack(job.ranks.broadcast(pack(found)))
+    if found is not None:
+        refuse_changed_settings(found.state.identity, job.settings, job.anyway)
+    return found, remarks
+
+
+def _complete(work: Workplace, setup: Setup, settings: TrainSettings, written: RunRecord) -> None:
+    """Put together what a finished run holds, and rename it to the output."""
+    last = work.finished / LAST
+    last.mkdir(parents=True)
+    save_adapter(last, setup.model, settings, setup.base)
+    for name in (WEIGHTS, CONFIG, METRICS, TIMINGS):
+        shutil.copyfile(work.path / name, work.finished / name)
+    write_json(work.finished / FINISHED, written.model_dump(mode="json"))
+    work.complete()
 
 
 def look(setup: Setup, listeners: Sequence[Listener] = ()) -> ImageSource:
@@ -104,11 +184,12 @@ def look(setup: Setup, listeners: Sequence[Listener] = ()) -> ImageSource:
     return FeatureCache.for_examples([*setup.train, *setup.val], setup.model, setup.encoder, tell)
 
 
-def _saver(work: Path, setup: Setup, settings: TrainSettings) -> Callable[[Kind], None]:
+def _saver(work: Workplace | None, setup: Setup, settings: TrainSettings) -> Callable[[Kind], None]:
+    """Keeps the best adapter at the top; each checkpoint holds the last."""
+
     def save(kind: Kind) -> None:
-        directory = work if kind == "best" else work / LAST
-        directory.mkdir(parents=True, exist_ok=True)
-        save_adapter(directory, setup.model, settings, setup.base)
+        if work is not None and kind == "best":
+            save_adapter(work.path, setup.model, settings, setup.base)
 
     return save
 
@@ -121,11 +202,3 @@ def _bound(
     chosen = validate
     given = Validation(setup.model, setup.encoder, setup.dataset, "val", features.features)
     return lambda model: chosen(given)
-
-
-def _interrupted(output: Path, outcome: Outcome) -> Interrupted:
-    best = "as it was then" if outcome.best_epoch is None else f"of epoch {outcome.best_epoch}"
-    return Interrupted(
-        f"interrupted after {outcome.steps} updates; the adapter {best} is in {output}",
-        hint=f"Use it with --adapter {output}, or train again with another --output.",
-    )

@@ -65,6 +65,10 @@ class TrainSettings(LoraSettings):
     )
     double_bos: bool = Field(False, description="Begin each row with two <bos>, as Google's notebook does.")
     seed: int = Field(0, ge=0, lt=2**32, description="Same seed, same adapter, byte for byte.")
+    checkpoint_every: float = Field(
+        5.0, ge=0, description="Minutes between checkpoints; each epoch ends with one too."
+    )
+    keep: int = Field(2, gt=0, description="Checkpoints kept while a run is under way.")
 
     @property
     def lora(self) -> LoraSettings:

@@ -21,6 +21,7 @@ from mlx_medlora.lora.dropout import keyed, row_keys
 from mlx_medlora.training import optimizer
 from mlx_medlora.training.batches import Arrays, Batch
 from mlx_medlora.training.loss import answer_loss
+from mlx_medlora.training.ranks import ALONE, Ranks
 from mlx_medlora.training.schedule import learning_rate, warmup_steps
 from mlx_medlora.training.settings import TrainSettings
 
@@ -45,9 +46,16 @@ class Stepper:
     `traces` counts how often a function was traced: not again once every shape has been seen.
     """
 
-    def __init__(self, model: Base, settings: TrainSettings, total: int, warmup: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Base,
+        settings: TrainSettings,
+        total: int,
+        warmup: int | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
         """`warmup` updates raise the rate; None: the share that `settings` name."""
-        self.model, self.settings, self.total = model, settings, total
+        self.model, self.settings, self.total, self.ranks = model, settings, total, ranks
         self.warmup = warmup_steps(total, settings.warmup) if warmup is None else warmup
         self.optimizer = optimizer.adamw(settings.weight_decay)
         self.optimizer.init(model.trainable_parameters())
@@ -56,37 +64,53 @@ class Stepper:
         self.gradient = nn.value_and_grad(model, lambda arrays: answer_loss(model, arrays, self.recompute))
         self._add = mx.compile(self._summed)
         self._step = mx.compile(self._whole)
+        self._apply = mx.compile(self._applied)
 
-    def update(self, window: Sequence[Batch], step: int, epoch: int) -> Update:
+    def update(self, window: Sequence[Batch | None], step: int, epoch: int) -> Update:
         """Update `step` (from 0) from the gradients of all batches in `window`, each token weighing the same.
 
-        Raises MedloraError naming the update and the cases where loss or gradient is not a number; the
+        A batch holds this rank's rows, and is None where it has none of that batch. Raises MedloraError naming the update and the cases where loss or gradient is not a number; the
         adapter and the optimiser are then unchanged.
         """
         parameters = self.model.trainable_parameters()
-        tokens = sum(batch.supervised for batch in window)
         rate = learning_rate(step, self.total, self.warmup, self.settings.lr, self.settings.schedule)
-        sums: _Sums | None = None
-        for part, batch in enumerate(window[:-1]):
-            sums = self._add(parameters, sums, batch.arrays, self._keys(step, part, batch))
-            mx.eval(sums)
-        last = window[-1]
-        scalars = mx.array([tokens, rate], mx.float32)
-        keys = self._keys(step, len(window) - 1, last)
-        found, state, nll, norm = self._step(
-            parameters, self.optimizer.state, sums, scalars, last.arrays, keys
-        )
+        state = self.optimizer.state
+        own = [batch for batch in window if batch is not None]
+        tokens = sum(batch.supervised for batch in own)
+        if self.ranks.size > 1:
+            sums = self._sums(window, parameters, step)
+            gradients, total, tokens = self.ranks.sum(
+                sums and sums[1], float(sums[0]) if sums else 0.0, tokens, parameters
+            )
+            scalars = mx.array([tokens, rate], mx.float32)
+            found, state, nll, norm = self._apply(parameters, state, mx.array(total), gradients, scalars)
+        else:
+            sums = self._sums(window[:-1], parameters, step)
+            scalars = mx.array([tokens, rate], mx.float32)
+            keys = self._keys(step, len(window) - 1, own[-1])
+            found, state, nll, norm = self._step(parameters, state, sums, scalars, own[-1].arrays, keys)
         mx.eval(found, state, nll, norm)
         self.model.update(found)
         self.optimizer.state = state
-        self._refuse_broken(window, float(nll), float(norm), f"update {step + 1}, epoch {epoch}")
-        rows = sum(len(batch.case_ids) for batch in window)
+        self._refuse_broken(own, float(nll), float(norm), f"update {step + 1}, epoch {epoch}")
+        rows = sum(len(batch.case_ids) for batch in own)
         return Update(float(nll) / tokens, float(norm), rate, tokens, rows)
+
+    def _sums(self, batches: Sequence[Batch | None], parameters: Tree, step: int) -> _Sums | None:
+        """Loss and gradients of this rank's rows; None without any."""
+        sums: _Sums | None = None
+        for part, batch in enumerate(batches):
+            if batch is not None:
+                sums = self._add(parameters, sums, batch.arrays, self._keys(step, part, batch))
+                mx.eval(sums)
+        return sums
 
     def _keys(self, step: int, part: int, batch: Batch) -> mx.array | None:
         if self.settings.dropout == 0:
             return None
-        return row_keys(self.settings.seed, step, part, range(len(batch.case_ids)))
+        rank, size = self.ranks.rank, self.ranks.size  # a row has its place in the whole batch
+        rows = range(rank, rank + size * len(batch.case_ids), size)
+        return row_keys(self.settings.seed, step, part, rows)
 
     def _summed(self, parameters: Tree, sums: _Sums | None, arrays: Arrays, keys: mx.array | None) -> _Sums:
         """Traced: `sums` with this batch's loss and gradients added."""

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from time import perf_counter
-from typing import Literal
+from typing import Literal, Protocol
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma.model import Base
-from mlx_medlora.training.batches import Buckets, collate
+from mlx_medlora.training.batches import Batch, Buckets, collate
 from mlx_medlora.training.events import Epoch, Event, Listener, Plan, Step
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import ImageSource
 from mlx_medlora.training.loss import answer_loss
+from mlx_medlora.training.ranks import ALONE, Ranks
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.step import Stepper, Update, refuse_broken
 
@@ -34,14 +37,45 @@ class Outcome:
     best_epoch: int | None = None
     steps: int = 0
     stopped_early: bool = False
-    interrupted: bool = False
+
+
+@dataclass
+class Place:
+    """Where a run stands: so many updates of `epoch` are done, with this loss over so many tokens.
+
+    Epoch 0 stands for the base's validation before training.
+    """
+
+    epoch: int = 0
+    updates: int = 0
+    nll: float = 0.0
+    tokens: int = 0
+
+    def add(self, step: Step) -> None:
+        """Count an update."""
+        self.updates, self.tokens = self.updates + 1, self.tokens + step.tokens
+        self.nll += step.loss * step.tokens
+
+
+class Keeper(Protocol):
+    """Keeps the state of a run as it goes, and may end it with an exception."""
+
+    def after_update(self, trainer: Trainer) -> None:
+        """Hear that an update is done."""
+
+    def after_epoch(self, trainer: Trainer) -> None:
+        """Hear that an epoch is done and validated."""
+
+    def validating(self, trainer: Trainer) -> AbstractContextManager[None]:
+        """A context around each validation, which changes nothing in the state."""
 
 
 class Trainer:
     """Trains the adapter that `model` carries; the base stays as it is.
 
     `save` is told to keep the adapter as "best" or "last"; `validate` gives the validation accuracy, in
-    any way, or None. The same seed, data and machine give the same adapter, byte for byte.
+    any way, or None. The same seed, data and machine give the same adapter, byte for byte. To continue a
+    run, set `place`, `outcome`, the adapter and the optimiser's state before `run`.
     """
 
     def __init__(
@@ -55,6 +89,8 @@ class Trainer:
         save: Save,
         listeners: Sequence[Listener] = (),
         validate: Validate | None = None,
+        keeper: Keeper | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Raises InputError for an empty training set, or patience without validation."""
         if not train:
@@ -66,35 +102,28 @@ class Trainer:
             )
         self.model, self.train, self.val, self.features = model, train, val, features
         self.settings, self.save, self.validate = settings, save, validate
-        self.listeners = listeners
-        self.outcome = Outcome()
+        self.listeners, self.keeper, self.ranks = listeners, keeper, ranks
+        self.outcome, self.place = Outcome(), Place()
         batches = math.ceil(len(train) / settings.batch_size)
         self.total = math.ceil(batches / settings.accumulate) * settings.epochs
-        self.stepper = Stepper(model, settings, self.total)
+        self.stepper = Stepper(model, settings, self.total, ranks=ranks)
         self.buckets = Buckets(train, settings.batch_size)
         self.val_buckets = Buckets(val, settings.batch_size)
         self.started = perf_counter()
-        self.rows_done = 0
+        self.rows_done = self.steps_done = 0  # by this process, since `started`
 
     def run(self) -> Outcome:
-        """Train for all epochs, or until patience or the user ends it.
+        """Train from where the run stands, for all epochs or until patience ends it.
 
-        An interrupt (Ctrl-C) after the first update keeps the adapter as it then is, and is told in the
-        outcome. Raises MedloraError where a loss is not a number, before it reaches the adapter.
+        Raises MedloraError where a loss is not a number, before it reaches the adapter.
         """
         self._tell(self.plan())
-        try:
-            self._end_of_epoch(0, None)
-            self.started = perf_counter()
-            for epoch in range(1, self.settings.epochs + 1):
-                self._end_of_epoch(epoch, self._epoch(epoch))
-                if self._out_of_patience(epoch):
-                    self.outcome.stopped_early = epoch < self.settings.epochs
-                    break
-        except KeyboardInterrupt:
-            if self.outcome.steps == 0:
-                raise
-            self._keep_interrupted()
+        if self.place.epoch == 0:
+            self._end_of_epoch(None)
+        self.started = perf_counter()
+        while self.place.epoch <= self.settings.epochs and not self._out_of_patience():
+            self._end_of_epoch(self._epoch())
+        self.outcome.stopped_early = self.place.epoch <= self.settings.epochs
         return self.outcome
 
     def plan(self) -> Plan:
@@ -107,15 +136,16 @@ class Trainer:
         for listener in self.listeners:
             listener(event)
 
-    def _epoch(self, epoch: int) -> float:
-        """Train one epoch; the mean loss over its supervised tokens."""
+    def _epoch(self) -> float:
+        """Train what is left of the epoch; the mean loss over all its supervised tokens."""
         self.model.train()
-        nll, tokens = 0.0, 0
-        for window in self._windows(epoch):
-            step = self.update(window, epoch)
-            nll, tokens = nll + step.loss * step.tokens, tokens + step.tokens
+        for window in islice(self._windows(self.place.epoch), self.place.updates, None):
+            step = self.update(window, self.place.epoch)
+            self.place.add(step)
             self._tell(step)
-        return nll / tokens
+            if self.keeper:
+                self.keeper.after_update(self)
+        return self.place.nll / self.place.tokens
 
     def _windows(self, epoch: int) -> Iterator[list[list[Example]]]:
         """The batches of each update; the last window of an epoch may hold fewer."""
@@ -130,35 +160,39 @@ class Trainer:
 
         Raises MedloraError naming the update and the cases where loss or gradient is not a number.
         """
-        batches = [
-            collate(examples, self.features, self.model.config, self.buckets.shape(examples))
-            for examples in window
-        ]
+        batches = [self._collated(examples, self.buckets) for examples in window]
         done = self.stepper.update(batches, self.outcome.steps, epoch)
-        self.outcome.steps, self.rows_done = self.outcome.steps + 1, self.rows_done + done.rows
-        return self._report(epoch, done)
+        rows = sum(len(examples) for examples in window)
+        self.outcome.steps, self.steps_done = self.outcome.steps + 1, self.steps_done + 1
+        self.rows_done += rows
+        return self._report(epoch, done, rows)
 
-    def _report(self, epoch: int, done: Update) -> Step:
+    def _collated(self, examples: Sequence[Example], buckets: Buckets) -> Batch | None:
+        """This rank's rows of a batch, padded as the whole of it is; None where it has no row."""
+        own, shape = self.ranks.rows(examples), buckets.shape(examples)
+        return collate(own, self.features, self.model.config, shape) if own else None
+
+    def _report(self, epoch: int, done: Update, rows: int) -> Step:
         elapsed = perf_counter() - self.started
-        steps = self.outcome.steps
         return Step(
-            step=steps,
+            step=self.outcome.steps,
             epoch=epoch,
             loss=done.loss,
             learning_rate=done.rate,
             gradient_norm=done.norm,
             tokens=done.tokens,
-            rows=done.rows,
+            rows=rows,
             rows_per_second=self.rows_done / elapsed,
-            seconds_left=elapsed / steps * (self.total - steps),
+            seconds_left=elapsed / self.steps_done * (self.total - self.outcome.steps),
             peak_memory=mx.get_peak_memory(),
         )
 
-    def _end_of_epoch(self, epoch: int, train_loss: float | None) -> None:
+    def _end_of_epoch(self, train_loss: float | None) -> None:
         """Validate, report, and keep the adapter as last and perhaps best; epoch 0 is the base's."""
-        start = perf_counter()
-        loss = self.validation_loss(epoch) if self.val else None
-        accuracy = self.validate(self.model) if self.val and self.validate else None
+        start, epoch = perf_counter(), self.place.epoch
+        with self.keeper.validating(self) if self.keeper else nullcontext():
+            loss = self.validation_loss(epoch) if self.val else None
+            accuracy = self.validate(self.model) if self.val and self.validate else None
         best = epoch > 0 and (loss is None or loss < self._lowest())
         if epoch:
             self.save("last")
@@ -169,6 +203,9 @@ class Trainer:
         report = Epoch(epoch, train_loss, loss, _perplexity(loss), accuracy, best, seconds)
         self.outcome.epochs.append(report)
         self._tell(report)
+        self.place = Place(epoch + 1)
+        if self.keeper:
+            self.keeper.after_epoch(self)
         mx.clear_cache()
 
     def _lowest(self) -> float:
@@ -180,21 +217,16 @@ class Trainer:
         self.model.eval()
         nll, tokens = 0.0, 0
         for indices in self.val_buckets.in_order():
-            rows = [self.val[i] for i in indices]
-            batch = collate(rows, self.features, self.model.config, self.val_buckets.shape(rows))
-            nll, tokens = nll + float(answer_loss(self.model, batch.arrays)), tokens + batch.supervised
-            refuse_broken("validation loss", nll, f"epoch {epoch}", batch.case_ids)
+            batch = self._collated([self.val[index] for index in indices], self.val_buckets)
+            if batch is not None:
+                nll, tokens = nll + float(answer_loss(self.model, batch.arrays)), tokens + batch.supervised
+                refuse_broken("validation loss", nll, f"epoch {epoch}", batch.case_ids)
+        nll, tokens = self.ranks.total(nll, tokens)
         return nll / tokens
 
-    def _out_of_patience(self, epoch: int) -> bool:
+    def _out_of_patience(self) -> bool:
         patience, best = self.settings.patience, self.outcome.best_epoch
-        return patience is not None and best is not None and epoch - best >= patience
-
-    def _keep_interrupted(self) -> None:
-        self.outcome.interrupted = True
-        self.save("last")
-        if self.outcome.best_epoch is None:
-            self.save("best")
+        return patience is not None and best is not None and self.place.epoch - 1 - best >= patience
 
 
 def _perplexity(loss: float | None) -> float | None:

@@ -117,6 +117,8 @@ OTHER = {
     "patience": 9,
     "max_length": 333,
     "seed": 11,
+    "checkpoint_every": 2.5,
+    "keep": 5,
 }
 
 

@@ -1,13 +1,16 @@
-"""Random examples on a small random model: no processor, no files."""
+"""Random examples on a small random model, without processor and files; and a small dataset on disk."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from PIL import Image
 
 from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.gemma.model import Base, build
@@ -17,6 +20,7 @@ from mlx_medlora.training.features import FeatureCache
 from mlx_medlora.training.settings import TrainSettings
 
 IMAGES = (Path("one.png"), Path("two.png"), Path("three.png"))
+ANSWERS = ("CORRECT - Treatment matches imaging findings", "ERROR - Surgery for a normal film")
 MakeExample = Callable[..., Example]
 
 
@@ -69,3 +73,29 @@ def adapted(tiny_config: ModelConfig) -> Callable[[TrainSettings], Base]:
         return model
 
     return make
+
+
+def row(index: int, image: str | None) -> dict[str, Any]:
+    case = {
+        "id": f"case{index}",
+        "instruction": "You are trained to detect clinical errors.",
+        "input": f"**Patient Information:** Age {40 + index}. The film is normal. Rest.",
+        "output": ANSWERS[index % 2],
+        "metadata": {"modality": "xray"},
+    }
+    return case if image is None else {**case, "image_path": f"images/{image}", "image_file": image}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Five training rows (two share an image, two have none) and two for validation."""
+    root = tmp_path / "data"
+    (root / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.png", "c.png"):
+        Image.fromarray(rng.integers(0, 256, (50, 60, 3), dtype=np.uint8)).save(root / "images" / name)
+    splits = {"train": ["a.png", None, "b.png", "a.png", None], "val": ["c.png", None]}
+    for split, images in splits.items():
+        rows = [row(index + 10 * (split == "val"), image) for index, image in enumerate(images)]
+        (root / f"{split}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    return root

@@ -4,9 +4,11 @@ import io
 import json
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
-from mlx_medlora.training.events import Epoch, Features, Plan, Step
+from mlx_medlora.errors import InputError
+from mlx_medlora.training.events import Epoch, Event, Features, Plan, Resumed, Step
 from mlx_medlora.training.log import MetricsFile, ProgressBar
 
 PLAN = Plan(rows=16, validation_rows=8, epochs=3, steps=12, trainable=12_345)
@@ -15,7 +17,7 @@ BEFORE = Epoch(0, None, 2.0, 7.389, None, False, 1.0)
 AFTER = Epoch(1, 0.5, 0.25, 1.284, 0.875, True, 9.0)
 
 
-def said(terminal: bool, *events: Features | Plan | Step | Epoch) -> str:
+def said(terminal: bool, *events: Event) -> str:
     stream = io.StringIO()
     with ProgressBar(Console(file=stream, force_terminal=terminal, width=200)) as bar:
         for event in events:
@@ -26,7 +28,7 @@ def said(terminal: bool, *events: Features | Plan | Step | Epoch) -> str:
 
 def test_metrics_are_one_object_a_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    write = MetricsFile(path)
+    write = MetricsFile(tmp_path)
     for event in (Features(1, 2), PLAN, BEFORE, STEP, AFTER):
         write(event)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -35,6 +37,38 @@ def test_metrics_are_one_object_a_line(tmp_path: Path) -> None:
     assert rows[1]["learning_rate"] == 1e-4
     assert rows[0]["train_loss"] is None
     assert rows[2]["val_accuracy"] == 0.875
+    times = [json.loads(line) for line in (tmp_path / "timings.jsonl").read_text().splitlines()]
+    assert times[1] == {
+        "event": "step",
+        "step": 3,
+        "epoch": 1,
+        "rows_per_second": 1.25,
+        "seconds_left": 60.0,
+        "peak_memory": 3 * 2**30,
+    }
+    assert times[2] == {"event": "epoch", "epoch": 1, "seconds": 9.0}
+    assert not any(name in row for row in rows for name in ("rows_per_second", "peak_memory", "seconds"))
+
+
+def test_the_log_goes_back_to_a_checkpoint(tmp_path: Path) -> None:
+    write = MetricsFile(tmp_path)
+    write(BEFORE)
+    sizes = write.sizes()
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    write(STEP)
+    write.cut(sizes)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    (tmp_path / "timings.jsonl").write_bytes(b"")
+    with pytest.raises(InputError, match=r"timings.jsonl: has 0 bytes, \d+ were in it before"):
+        write.cut(sizes)
+
+
+def test_going_on_is_said_with_what_is_not_as_it_was() -> None:
+    text = said(False, Resumed(5, 12, ("mlx was 0.32.3, is 0.32.4: the last digits may differ",)))
+    assert text.splitlines() == [
+        "continuing after update 5 of 12",
+        "mlx was 0.32.3, is 0.32.4: the last digits may differ",
+    ]
 
 
 def test_the_bar_shows_loss_rate_time_and_memory() -> None:

@@ -6,15 +6,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
-import numpy as np
 import pytest
-from PIL import Image
 from safetensors.numpy import load_file
 
-from mlx_medlora.errors import InputError, Interrupted, MedloraError
+from mlx_medlora.errors import InputError, MedloraError
 from mlx_medlora.lora.load import load_model
 from mlx_medlora.training.dry_run import dry_run
 from mlx_medlora.training.events import Epoch, Event, Features, Plan, Step
@@ -22,34 +19,8 @@ from mlx_medlora.training.run import Validation, run_training
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.trainer import Trainer
 
-SETTINGS = TrainSettings(epochs=2, batch_size=2, lr=1e-3, rank=2, warmup=0.0)
 ANSWERS = ("CORRECT - Treatment matches imaging findings", "ERROR - Surgery for a normal film")
-
-
-def row(index: int, image: str | None) -> dict[str, Any]:
-    case = {
-        "id": f"case{index}",
-        "instruction": "You are trained to detect clinical errors.",
-        "input": f"**Patient Information:** Age {40 + index}. The film is normal. Rest.",
-        "output": ANSWERS[index % 2],
-        "metadata": {"modality": "xray"},
-    }
-    return case if image is None else {**case, "image_path": f"images/{image}", "image_file": image}
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Five training rows (two share an image, two have none) and two for validation."""
-    root = tmp_path / "data"
-    (root / "images").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for name in ("a.png", "b.png", "c.png"):
-        Image.fromarray(rng.integers(0, 256, (50, 60, 3), dtype=np.uint8)).save(root / "images" / name)
-    splits = {"train": ["a.png", None, "b.png", "a.png", None], "val": ["c.png", None]}
-    for split, images in splits.items():
-        rows = [row(index + 10 * (split == "val"), image) for index, image in enumerate(images)]
-        (root / f"{split}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
-    return root
+SETTINGS = TrainSettings(epochs=2, batch_size=2, lr=1e-3, rank=2, warmup=0.0)
 
 
 def weights(adapter: Path) -> bytes:
@@ -68,6 +39,7 @@ def test_the_adapter_directory_is_complete(tiny_medgemma: Path, data: Path, tmp_
         "checkpoints/last/adapters.safetensors",
         "metrics.jsonl",
         "run.json",
+        "timings.jsonl",
     ]
     assert [type(event) for event in seen[-1:]] == [Epoch]
     assert [event for event in seen if isinstance(event, Features)][-1] == Features(3, 3)
@@ -152,21 +124,6 @@ def test_another_base_refuses_the_adapter(tiny_medgemma: Path, data: Path, tmp_p
     mx.save_safetensors(file, {**tensors, name: tensors[name] * 2}, metadata={"format": "pt"})
     with pytest.raises(InputError, match="trained on another base"):
         load_model(other, tmp_path / "adapter")
-
-
-def test_an_interrupt_leaves_a_usable_adapter(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
-    output = tmp_path / "adapter"
-
-    def stop(event: Event) -> None:
-        if isinstance(event, Step) and event.step == 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(Interrupted, match="interrupted after 5 updates; the adapter of epoch 1 is in"):
-        run_training(tiny_medgemma, data, output, SETTINGS, listeners=[stop])
-    assert json.loads((output / "run.json").read_text())["interrupted"] is True
-    load_model(tiny_medgemma, output)
-    load_model(tiny_medgemma, output / "checkpoints" / "last")
-    assert weights(output) != weights(output / "checkpoints" / "last")
 
 
 def fail_at(kind: type) -> Callable[[Event], None]:

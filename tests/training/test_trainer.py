@@ -335,35 +335,6 @@ def test_validation_has_no_dropout_and_training_goes_on_with_it(
     assert made.validation_loss(2) == watch.epochs[-1].val_loss
 
 
-def test_an_interrupt_keeps_what_was_trained(
-    adapted: Adapted, mixed: list[Example], features: FeatureCache
-) -> None:
-    made, watch = trainer(adapted(QUICK), mixed, features, QUICK)
-
-    def stop(event: Event) -> None:
-        if isinstance(event, Step):
-            raise KeyboardInterrupt
-
-    made.listeners = [stop]
-    outcome = made.run()
-    assert (outcome.interrupted, outcome.steps, outcome.best_epoch) == (True, 1, None)
-    assert watch.saves == ["last", "best"]
-
-
-def test_an_interrupt_before_the_first_update_keeps_nothing(
-    adapted: Adapted, mixed: list[Example], features: FeatureCache
-) -> None:
-    made, watch = trainer(adapted(QUICK), mixed, features, QUICK)
-
-    def stop(event: Event) -> None:
-        raise KeyboardInterrupt
-
-    made.listeners = [stop]
-    with pytest.raises(KeyboardInterrupt):
-        made.run()
-    assert watch.saves == []
-
-
 def test_no_examples_are_refused(adapted: Adapted, features: FeatureCache) -> None:
     with pytest.raises(InputError, match="no training examples"):
         trainer(adapted(QUICK), [], features, QUICK)

@@ -1,0 +1,178 @@
+"""Keeping a run's state while it goes on: when, what, and how it is taken up again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_medlora.errors import Interrupted
+from mlx_medlora.lora.adapter import CONFIG, WEIGHTS, BaseModelId, save_adapter
+from mlx_medlora.training import checkpoint
+from mlx_medlora.training.checkpoint import BEST, MOMENTS, RANDOM, Checkpoint, State, Times
+from mlx_medlora.training.events import Epoch, Listener
+from mlx_medlora.training.log import MetricsFile
+from mlx_medlora.training.ranks import Ranks
+from mlx_medlora.training.settings import TrainSettings
+from mlx_medlora.training.stop import Stop
+from mlx_medlora.training.trainer import Place, Trainer
+from mlx_medlora.training.workplace import Workplace, newest_first
+
+
+class CheckpointKeeper:
+    """Writes checkpoints into a run's workplace, and ends the run where a signal asks for it.
+
+    All ranks hold one, so that they end together; `work` is None on those that do not write.
+    """
+
+    def __init__(
+        self,
+        work: Workplace | None,
+        settings: TrainSettings,
+        base: BaseModelId,
+        identity: dict[str, Any],
+        versions: dict[str, str],
+        ranks: Ranks,
+        stop: Stop,
+        started: float,
+    ) -> None:
+        """`started`: when this process began with the run, by `perf_counter`."""
+        self.work, self.settings, self.base = work, settings, base
+        self.identity, self.versions = identity, versions
+        self.ranks, self.stop = ranks, stop
+        self.metrics = None if work is None else MetricsFile(work.path)
+        self.started, self.written = started, perf_counter()
+        self.seconds_before, self.peak_before = 0.0, 0
+
+    @property
+    def listeners(self) -> list[Listener]:
+        """Those that write the run's log: none on a rank that does not write."""
+        return [] if self.metrics is None else [self.metrics]
+
+    def after_update(self, trainer: Trainer) -> None:
+        """Write a checkpoint where one is due. Raises Interrupted, the state saved, after a signal."""
+        if self.ranks.any(self.stop.requested):
+            self._end(trainer)
+        elif perf_counter() - self.written >= self.settings.checkpoint_every * 60:
+            self.write(trainer)
+
+    def after_epoch(self, trainer: Trainer) -> None:
+        """Write a checkpoint. Raises Interrupted after a signal."""
+        self.write(trainer)
+        if self.ranks.any(self.stop.requested) and trainer.place.epoch <= self.settings.epochs:
+            raise self._interrupted(trainer)
+
+    @contextmanager
+    def validating(self, trainer: Trainer) -> Iterator[None]:
+        """Within, a signal ends the run at once, with the state as it was: it is validated again later.
+
+        With several ranks, which wait for one another, validation is finished first.
+        """
+        if self.ranks.size > 1:
+            yield
+            return
+        states = checkpoint.random_states()
+        try:
+            with self.stop.at_once():
+                yield
+        except KeyboardInterrupt:
+            if trainer.place.epoch == 0:
+                raise
+            checkpoint.restore_random(states)
+            self._end(trainer)
+
+    def _end(self, trainer: Trainer) -> None:
+        self.write(trainer)
+        self.ranks.any(False)  # the first rank has written when the others leave
+        raise self._interrupted(trainer)
+
+    def _interrupted(self, trainer: Trainer) -> Interrupted:
+        return Interrupted(
+            f"interrupted after {trainer.outcome.steps} of {trainer.total} updates; all are saved"
+        )
+
+    def seconds(self) -> float:
+        """Seconds that the run has taken, all its processes together."""
+        return self.seconds_before + perf_counter() - self.started
+
+    def peak_memory(self) -> int:
+        """The largest peak memory of the run's processes, in bytes."""
+        return max(self.peak_before, mx.get_peak_memory())
+
+    def write(self, trainer: Trainer) -> None:
+        """Write a checkpoint; older ones are removed once it has been read back."""
+        if self.work is None or self.metrics is None:
+            return
+        metrics, timings = self.metrics.sizes()
+        outcome = trainer.outcome
+        epochs = [asdict(epoch) for epoch in outcome.epochs]
+        seconds = [epoch.pop("seconds") for epoch in epochs]
+        state = State(
+            step=outcome.steps,
+            place=checkpoint.Place(**asdict(trainer.place)),
+            best_epoch=outcome.best_epoch,
+            epochs=epochs,
+            metrics_bytes=metrics,
+            identity=self.identity,
+            versions=self.versions,
+        )
+        times = Times(
+            seconds=self.seconds(), peak_memory=self.peak_memory(), timings_bytes=timings, epochs=seconds
+        )
+        target = self.work.checkpoints / f"step-{outcome.steps:06}"
+        checkpoint.write_checkpoint(target, lambda partial: self._fill(partial, trainer), state, times)
+        for old in newest_first(self.work.checkpoints)[self.settings.keep :]:
+            shutil.rmtree(old)
+        self.written = perf_counter()
+
+    def _fill(self, directory: Path, trainer: Trainer) -> None:
+        save_adapter(directory, trainer.model, self.settings, self.base)
+        (directory / MOMENTS).write_bytes(checkpoint.moments(trainer.stepper.optimizer))
+        (directory / RANDOM).write_bytes(checkpoint.random_states())
+        if trainer.outcome.best_epoch is not None and not _is_best(trainer.place, trainer.outcome.best_epoch):
+            assert self.work is not None
+            (directory / BEST).mkdir()
+            for name in (WEIGHTS, CONFIG):
+                shutil.copyfile(self.work.path / name, directory / BEST / name)
+
+    def restore(self, trainer: Trainer, found: Checkpoint, *, same_order: bool = True) -> None:
+        """Take up the run where `found` left it; the epoch begins again where the order of its rows changed.
+
+        Raises InputError where the checkpoint is that of another adapter, or the log was cut.
+        """
+        state, times = found.state, found.times
+        checkpoint.restore_adapter(trainer.model, found.files[WEIGHTS])
+        checkpoint.restore_moments(trainer.stepper.optimizer, trainer.model, found.files[MOMENTS])
+        checkpoint.restore_random(found.files[RANDOM])
+        trainer.place = Place(**state.place.model_dump()) if same_order else Place(state.place.epoch)
+        trainer.outcome.steps, trainer.outcome.best_epoch = state.step, state.best_epoch
+        trainer.outcome.epochs = [
+            Epoch(**epoch, seconds=seconds) for epoch, seconds in zip(state.epochs, times.epochs, strict=True)
+        ]
+        self.seconds_before, self.peak_before = times.seconds, times.peak_memory
+        if self.work is not None and self.metrics is not None:
+            self.metrics.cut((state.metrics_bytes, times.timings_bytes))
+            self._restore_best(self.work.path, found)
+
+    def _restore_best(self, directory: Path, found: Checkpoint) -> None:
+        """Put the best adapter of the checkpoint's time at the top, whatever was written since."""
+        best = found.state.best_epoch
+        here = best is not None and _is_best(Place(**found.state.place.model_dump()), best)
+        for name in (WEIGHTS, CONFIG):
+            (directory / name).unlink(missing_ok=True)
+            if best is not None:
+                partial = directory / f".{name}.partial"
+                partial.write_bytes(found.files[name if here else f"{BEST}/{name}"])
+                os.replace(partial, directory / name)
+
+
+def _is_best(place: Place, best_epoch: int) -> bool:
+    """Whether the adapter as it is now is the best so far."""
+    return place.updates == 0 and place.epoch - 1 == best_epoch
