@@ -149,7 +149,8 @@ class CheckpointKeeper:
         """
         state, times = found.state, found.times
         checkpoint.restore_adapter(trainer.model, found.files[WEIGHTS])
-        checkpoint.restore_moments(trainer.stepper.optimizer, trainer.model, found.files[MOMENTS])
+        if state.step:  # before the first update there are none
+            checkpoint.restore_moments(trainer.stepper.optimizer, trainer.model, found.files[MOMENTS])
         checkpoint.restore_random(found.files[RANDOM])
         trainer.place = Place(**state.place.model_dump()) if same_order else Place(state.place.epoch)
         trainer.outcome.steps, trainer.outcome.best_epoch = state.step, state.best_epoch
