@@ -69,7 +69,8 @@ class Stepper:
     def update(self, window: Sequence[Batch | None], step: int, epoch: int) -> Update:
         """Update `step` (from 0) from the gradients of all batches in `window`, each token weighing the same.
 
-        A batch holds this rank's rows, and is None where it has none of that batch. Raises MedloraError naming the update and the cases where loss or gradient is not a number; the
+        A batch holds this rank's rows, and is None where it has none of that batch.
+        Raises MedloraError naming the update and the cases where loss or gradient is not a number; the
         adapter and the optimiser are then unchanged.
         """
         parameters = self.model.trainable_parameters()

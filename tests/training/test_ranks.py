@@ -74,9 +74,13 @@ def metrics(output: Path) -> list[dict[str, float]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_ranks_give_the_adapter_of_one(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
-    run_training(tiny_medgemma, data, tmp_path / "one", SETTINGS)
-    ended = train(2, tiny_medgemma, data, tmp_path / "two", SETTINGS, "--json")
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_two_ranks_give_the_adapter_of_one(
+    tiny_medgemma: Path, data: Path, tmp_path: Path, dropout: float
+) -> None:
+    settings = SETTINGS.model_copy(update={"dropout": dropout})
+    run_training(tiny_medgemma, data, tmp_path / "one", settings)
+    ended = train(2, tiny_medgemma, data, tmp_path / "two", settings, "--json")
     assert "val_accuracy" in json.loads(ended.stdout), ended.stderr  # one object: only the first rank speaks
     assert_same_adapter(tmp_path / "one", tmp_path / "two")
     assert_same_adapter(tmp_path / "one/checkpoints/last", tmp_path / "two/checkpoints/last")
