@@ -46,8 +46,9 @@ class Workplace:
                 path=output,
                 hint="Start it with the same command without --resume.",
             )
-        path.mkdir(parents=True, exist_ok=True)
-        work = cls(output, path, _take(path))
+        with plain_os_errors(output):
+            path.mkdir(parents=True, exist_ok=True)
+            work = cls(output, path, _take(path))
         mend(work.checkpoints)
         shutil.rmtree(work.finished, ignore_errors=True)
         if work.has_trained and not resume:
