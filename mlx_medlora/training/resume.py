@@ -17,7 +17,7 @@ from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.workplace import Workplace, newest_first
 
 _FREE = {"checkpoint_every", "keep"}  # they decide nothing that is computed
-_SHAPE = {"rank", "target", "vision", "dora", "save_modules"}
+_SHAPE = {"rank", "target", "layers", "vision", "dora", "save_modules"}
 _ORDER = {"batch_size", "accumulate", "seed", "data"}
 _REST = ("model", "data", "dtype")
 
