@@ -59,3 +59,17 @@ def _keep_pages() -> None:
         return
     for parameter, value in ((_TRIM_THRESHOLD, 2**31 - 1), (_MMAP_THRESHOLD, 32 << 20), (_ARENA_MAX, 1)):
         mallopt(parameter, value)
+
+
+def blas_kernel() -> str:
+    """The loaded OpenBLAS's name, processor kernel and threads, which decide a product's last bits; or ""."""
+    name = load_blas().library
+    if name is None:
+        return ""
+    library = ctypes.CDLL(name)
+    try:
+        library.openblas_get_corename.restype = ctypes.c_char_p
+        kernel, threads = library.openblas_get_corename().decode(), library.openblas_get_num_threads()
+    except AttributeError:  # another BLAS under that name
+        return name
+    return f"{name} {kernel} {threads} threads"

@@ -15,6 +15,7 @@ from mlx_medlora.errors import InputError
 MAX_PIXELS = 150_000_000  # a 12,000 x 12,000 tile; larger files are slides or decompression bombs
 MAX_BYTES = 1_000_000_000
 MIN_SIDE = 4
+OPENING = 1  # raise it with every change here that changes an image's pixels: stored features go by it
 
 _HINT = "Replace the file, or remove its row from the table."
 # What PIL's readers raise on damaged bytes, besides OSError.

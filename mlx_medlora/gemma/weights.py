@@ -13,10 +13,11 @@ from mlx.utils import tree_flatten
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma import names
 from mlx_medlora.gemma.checkpoint import Checkpoint, open_checkpoint
+from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.tensorfiles import Stored
 
-__all__ = ["Checkpoint", "load_weights", "open_checkpoint", "packing", "refuse_misfits"]
+__all__ = ["Checkpoint", "load_part", "load_weights", "open_checkpoint", "packing", "refuse_misfits"]
 
 
 def load_weights(model: Base, directory: Path, dtype: mx.Dtype | None = None) -> None:
@@ -45,11 +46,28 @@ def load_weights(model: Base, directory: Path, dtype: mx.Dtype | None = None) ->
     mx.eval(model.parameters())
 
 
+def load_part(part: nn.Module, directory: Path, config: ModelConfig, dtype: mx.Dtype | None = None) -> None:
+    """Load those tensors of a checkpoint that `part` names, in place, as `load_weights` loads the whole.
+
+    Raises InputError where the checkpoint cannot be opened or lacks one of them.
+    """
+    checkpoint = open_checkpoint(directory, config)
+    loose = _quantize_modules(part, checkpoint)
+    wanted: dict[str, mx.array] = dict(tree_flatten(part.parameters()))
+    made = {f"{module}.weight": _dequantized(checkpoint, module) for module in loose}
+    missing = [name for name in wanted if name not in checkpoint.stored and name not in made]
+    if missing:
+        raise InputError(f"missing: {names.listed(missing)}", path=directory)
+    tensors = [(name, made[name] if name in made else checkpoint.tensor(name)) for name in wanted]
+    part.load_weights([(name, _cast(array, dtype)) for name, array in tensors], strict=True)
+    mx.eval(part.parameters())
+
+
 def _cast(array: mx.array, dtype: mx.Dtype | None) -> mx.array:
     return array if dtype is None or array.dtype == mx.uint32 else array.astype(dtype)
 
 
-def _quantize_modules(model: Base, checkpoint: Checkpoint) -> list[str]:
+def _quantize_modules(model: nn.Module, checkpoint: Checkpoint) -> list[str]:
     """Quantise the modules that the checkpoint holds quantised; return those that must stay matrices.
 
     Bits and group size are told from the shapes, since a checkpoint may mix them, and config.json

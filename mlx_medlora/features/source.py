@@ -1,0 +1,193 @@
+"""Features by image file, from the store where they are there, else from the tower.
+
+Each image goes through the tower alone. Passes of several images would differ in their last bits by which
+images stand beside each other, and a store that is half full would then change the adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+import psutil
+
+from mlx_medlora.cases.images import open_image
+from mlx_medlora.errors import InputError
+from mlx_medlora.features.report import FeatureUse
+from mlx_medlora.features.store import Store, Tell
+from mlx_medlora.files import sha256
+from mlx_medlora.gemma.load import load_tower
+from mlx_medlora.gemma.model import Base, Gemma3
+
+if TYPE_CHECKING:
+    from mlx_medlora.gemma.processor import Encoder
+
+Progress = Callable[[int, int], None]
+Look = Callable[[mx.array], mx.array]
+_SHARE = 4  # of the machine's memory, one part may hold features
+
+
+def see(look: Look, encoder: Encoder, file: Path) -> mx.array:
+    """Features (T, D) of one image, computed. Raises InputError where it cannot be read."""
+    found = look(mx.array(encoder.pixels([open_image(file)])))  # (1, T, D)
+    one = mx.contiguous(found[0])
+    mx.eval(one)
+    return one
+
+
+class ImageFeatures(Mapping[Path, mx.array]):
+    """Features (T, D) by image file: any file may be asked for; iterating gives those that were.
+
+    Without a store they stay in memory, as many as a quarter of the machine's holds. Reading raises
+    InputError for an image that cannot be read. Use it as a context, or call `settle` when no new images
+    are to come: what was computed is written then.
+    """
+
+    def __init__(
+        self,
+        model: Base,
+        encoder: Encoder,
+        store: Store | None = None,
+        *,
+        tell: Tell | None = None,
+        memory: int | None = None,
+    ) -> None:
+        self.model, self.encoder, self.store = model, encoder, store
+        self.tell = tell or (lambda text: None)
+        self.memory = psutil.virtual_memory().total // _SHARE if memory is None else memory
+        self._keys: dict[Path, bytes] = {}
+        self._held: dict[bytes, mx.array] = {}
+        self._bytes = 0
+        self._stored = self._computed = self._again = self._left = 0
+        self._why: dict[str, None] = {}
+        self._settled = False
+        self._spare: Look | None = None
+
+    def __enter__(self) -> ImageFeatures:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.settle()
+
+    def __getitem__(self, file: Path) -> mx.array:
+        if file not in self._keys:
+            self._notice(file)
+        key = self._keys[file]
+        found = self._find(key)
+        return self._compute(file, key) if found is None else found
+
+    def __contains__(self, file: object) -> bool:
+        return isinstance(file, Path)
+
+    def __iter__(self) -> Iterator[Path]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @property
+    def complete(self) -> bool:
+        """True where every image that was asked for is held: the tower is not needed for them."""
+        return self._left == 0
+
+    @property
+    def use(self) -> FeatureUse:
+        """Where the features came from, up to now."""
+        place = None if self.store is None else str(self.store.root)
+        return FeatureUse(self._stored, self._computed, self._again, self._left, tuple(self._why), place)
+
+    def fill(self, files: Iterable[Path], progress: Progress | None = None) -> None:
+        """Make sure that all `files` are held, as far as the limit allows, and settle.
+
+        Stored ones are read, so that a damaged one is found now; `progress(done, total)` after each image.
+        What was computed before an error or an interrupt is kept.
+        """
+        files = list(dict.fromkeys(files))
+        try:
+            for done, file in enumerate(files, start=1):
+                if file not in self._keys:
+                    self._notice(file)
+                    self._make(file)
+                if progress is not None:
+                    progress(done, len(files))
+        finally:
+            self.settle()
+
+    def settle(self) -> None:
+        """Write what is not written yet. What is computed from now on is not kept."""
+        if self.store is not None:
+            self.store.flush()
+        self._settled = True
+
+    def _notice(self, file: Path) -> None:
+        try:
+            key = bytes.fromhex(sha256(file))
+        except OSError as error:
+            open_image(file)  # says what is wrong in its own words
+            raise InputError(f"the image cannot be read: {error.strerror}", path=file) from error
+        self._keys[file] = key
+        if self._holds(key):
+            self._stored += self.store is not None
+
+    def _make(self, file: Path) -> None:
+        """Compute and keep one image's features unless they are held, or cannot be kept."""
+        key = self._keys[file]
+        if self._holds(key):
+            return
+        if self._no_room():
+            self._left += 1
+            return
+        self._compute(file, key)
+
+    def _holds(self, key: bytes) -> bool:
+        return key in self._held or (self.store is not None and self.store.holds(key))
+
+    def _find(self, key: bytes) -> mx.array | None:
+        if key in self._held:
+            return self._held[key]
+        return None if self.store is None else self.store.get(key)
+
+    def _compute(self, file: Path, key: bytes) -> mx.array:
+        """Through the tower, and kept where there is room and nothing is settled yet."""
+        array = see(self._look(), self.encoder, file)
+        if self._settled:
+            return array
+        reason = None if self.store is None else self.store.lost.get(key)
+        if reason is None:
+            self._computed += 1
+        else:
+            self._again += 1
+            self._why[reason] = None
+        self._keep(key, array)
+        return array
+
+    def _keep(self, key: bytes, array: mx.array) -> None:
+        if self.store is not None and self.store.put(key, array):
+            return
+        if self._no_room():
+            self._left += 1
+            return
+        self._held[key] = array
+        self._bytes += array.nbytes
+
+    def _no_room(self) -> bool:
+        """Whether new features can be kept nowhere: memory takes over from a disk, not from a limit."""
+        if self.store is not None and self.store.broken is None:
+            return self.store.full
+        return self._bytes >= self.memory
+
+    def _look(self) -> Look:
+        """The model's tower, or another of the same weights where the model has let go of its own."""
+        if not isinstance(self.model, Gemma3) or self.model.has_tower:
+            return self.model.image_features
+        if self._spare is None:
+            self.tell(
+                "stored image features were lost while they were in use: the vision tower is loaded again"
+            )
+            self._spare = load_tower(self.model)
+        return self._spare

@@ -1,0 +1,210 @@
+"""Features on disk, by the SHA-256 of the image file, for all runs that compute the same bits.
+
+Layout: one directory for each identity, in it `about.json` and any number of shards. Processes share a
+store without locks: each writes files of its own, renamed into place, and takes a file that is gone for one
+that never was. Features say something of the patient: directories are 0700, files 0600.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from mlx_medlora.features import room
+from mlx_medlora.features.identity import Identity
+from mlx_medlora.features.shard import (
+    OVERHEAD,
+    SUFFIX,
+    Shard,
+    Unusable,
+    checksum,
+    open_map,
+    read_shard,
+    to_array,
+    to_bytes,
+    write_shard,
+)
+from mlx_medlora.files import write_json
+
+SHARD_BYTES = 64 * 2**20  # lost where a process is killed, and held in memory until then
+_OPEN_MAPS = 16
+_ROWS = 2**20  # more than a shard has
+_README = """Image features that mlx-medlora computed from the images of a dataset. They say something of the
+patients: treat them as patient data. They can be removed at any time, and are then computed again.
+"""
+
+Tell = Callable[[str], None]
+
+
+class Store:
+    """A store opened for one identity. `limit` in bytes is of everything under `root`.
+
+    `full` is True once the limit leaves no room, `broken` says why nothing can be written, `lost` which keys
+    were there and could not be read, and why. `tell` hears of each damaged or foreign file once.
+    """
+
+    def __init__(
+        self, root: Path, identity: Identity, limit: int, tell: Tell, shard_bytes: int = SHARD_BYTES
+    ) -> None:
+        self.root, self.identity, self.limit, self.tell = root, identity, limit, tell
+        self.shard_bytes = shard_bytes
+        self.directory = root / identity.digest[:32]
+        self.full = False
+        self.broken: str | None = None
+        self.lost: dict[bytes, str] = {}
+        self._index: dict[bytes, int] = {}  # key -> shard's number x _ROWS + row
+        self._shards: dict[int, Shard] = {}
+        self._seen: set[Path] = set()
+        self._used: set[Path] = set()
+        self._maps: OrderedDict[int, npt.NDArray[np.uint8]] = OrderedDict()
+        self._pending: dict[bytes, bytes] = {}
+        self._budget = 0
+        self.refresh()
+        room.clear_abandoned(root)
+
+    def __len__(self) -> int:
+        return len(self._index) + len(self._pending)
+
+    def refresh(self) -> None:
+        """Take notice of files that this or another process has added."""
+        try:
+            names = sorted(entry.path for entry in os.scandir(self.directory) if entry.name.endswith(SUFFIX))
+        except OSError:
+            return
+        for path in map(Path, names):
+            if path not in self._seen:
+                self._seen.add(path)
+                self._take(path)
+
+    def holds(self, key: bytes) -> bool:
+        """True where the features are there and their checksum is right; a bad file is let go of."""
+        return key in self._pending or self._checked(key) is not None
+
+    def get(self, key: bytes) -> mx.array | None:
+        """Features (T, D), or None where there are none that can be used."""
+        if key in self._pending:
+            return to_array(self._pending[key], self.identity)
+        data = self._checked(key)
+        return None if data is None else to_array(data, self.identity)
+
+    def put(self, key: bytes, array: mx.array) -> bool:
+        """Keep features (T, D); False where the limit or the disk does not allow it."""
+        if self.full or self.broken is not None:
+            return False
+        cost = self.identity.nbytes + OVERHEAD
+        if not self._pending:
+            self._budget = room.make_room(self.root, max(cost, self.shard_bytes), self.limit, self._used)
+            if self._budget < cost:
+                self.full = True
+                return False
+        self._pending[key] = to_bytes(array)
+        if (len(self._pending) + 1) * cost > self._budget:
+            self.flush()
+        return True
+
+    def flush(self) -> None:
+        """Write what was put. Where that fails it stays in memory, and `broken` and `tell` say so."""
+        if not self._pending or self.broken is not None:
+            return
+        try:
+            self._prepare()
+            shard = write_shard(self.directory, self._pending, self.identity)
+        except OSError as error:
+            self.broken = os.strerror(error.errno) if error.errno else str(error)
+            self.tell(f"image features stay in memory: {self.root} cannot be written ({self.broken})")
+            return
+        self._seen.add(shard.path)
+        self._used.add(shard.path)
+        self._add(list(self._pending), shard)
+        self._pending = {}
+        self.refresh()
+
+    def _prepare(self) -> None:
+        for directory in (self.root, self.directory):
+            if not directory.is_dir():
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path, write in ((self.root / "README", _readme), (self.directory / "about.json", self._about)):
+            if not path.exists():
+                write(path)
+                path.chmod(0o600)
+
+    def _about(self, path: Path) -> None:
+        write_json(path, self.identity.about)
+
+    def _take(self, path: Path) -> None:
+        try:
+            keys, shard = read_shard(path, self.identity)
+        except FileNotFoundError:
+            return
+        except Unusable as error:
+            self._refuse(path, error)
+            return
+        self._add(keys, shard)
+
+    def _add(self, keys: list[bytes], shard: Shard) -> None:
+        number = len(self._seen)
+        self._shards[number] = shard
+        self._index.update((key, number * _ROWS + row) for row, key in enumerate(keys))
+
+    def _checked(self, key: bytes) -> npt.NDArray[np.uint8] | None:
+        place = self._index.get(key)
+        if place is None:
+            return None
+        number, row = divmod(place, _ROWS)
+        shard = self._shards[number]
+        try:
+            whole = self._map(number)
+        except OSError:
+            self._forget(number, "its file was removed")
+            return None
+        except Unusable as error:
+            self._refuse(shard.path, error)
+            self._forget(number, error.reason.removeprefix("it is "))
+            return None
+        start = int(shard.starts[row])
+        data = whole[start : start + self.identity.nbytes]
+        if checksum(key, memoryview(data)) != int(shard.checksums[row]):
+            self._refuse(shard.path, Unusable("a checksum is wrong", damaged=True))
+            self._forget(number, "damaged")
+            return None
+        return data
+
+    def _map(self, number: int) -> npt.NDArray[np.uint8]:
+        found = self._maps.get(number)
+        if found is None:
+            shard = self._shards[number]
+            found = open_map(shard)
+            if shard.path not in self._used:
+                self._used.add(shard.path)
+                room.touch(shard.path)
+            self._maps[number] = found
+            if len(self._maps) > _OPEN_MAPS:
+                self._maps.popitem(last=False)
+        self._maps.move_to_end(number)
+        return found
+
+    def _refuse(self, path: Path, why: Unusable) -> None:
+        """Say that a file is of no use; remove it where it is ours and damaged."""
+        self.tell(f"{path}: {why.reason}; the image features it held are computed again")
+        if why.damaged:
+            with suppress(OSError):
+                path.unlink()
+
+    def _forget(self, number: int, reason: str) -> None:
+        lost = [key for key, place in self._index.items() if place // _ROWS == number]
+        self.lost.update(dict.fromkeys(lost, reason))
+        for key in lost:
+            del self._index[key]
+        self._maps.pop(number, None)
+        self._shards.pop(number, None)
+
+
+def _readme(path: Path) -> None:
+    path.write_text(_README, encoding="utf-8")
