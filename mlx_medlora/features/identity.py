@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,7 @@ def _arithmetic() -> dict[str, str]:
     """Products of matrices differ in their last bits between devices, BLAS kernels and numbers of threads."""
     info = mx.device_info()
     return {
-        "mlx": mx.__version__,
+        "mlx": version("mlx"),
         "device": mx.default_device().type.name,
         "hardware": f"{platform.machine()} {info.get('architecture', '')} {info.get('device_name', '')}",
         "blas": blas_kernel() if mx.default_device().type == mx.DeviceType.cpu else "",

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx.utils import tree_flatten
-
 import mlx_medlora
 from mlx_medlora.features.identity import identify
 from mlx_medlora.features.settings import FeatureSettings
 from mlx_medlora.features.source import ImageFeatures
 from mlx_medlora.features.store import Store
+from mlx_medlora.features.tower import parts
 from mlx_medlora.gemma.model import Base, Gemma3
 
 if TYPE_CHECKING:
@@ -28,14 +27,16 @@ def open_features(
     settings: FeatureSettings,
     data: Path,
     tell: Callable[[str], None],
+    *,
+    images: bool = True,
 ) -> ImageFeatures:
-    """Features for the images of the dataset directory `data`.
+    """Features for the images of the dataset directory `data`; `images` is False where it has none.
 
     In memory, and `tell` hears why, where an adapter changes the tower or the dataset is part of an installed
     package. A place that cannot be written is found out at the first write.
     """
     store = None
-    if settings.store and isinstance(model, Gemma3):
+    if images and settings.store and isinstance(model, Gemma3):
         reason = _why_not(model, settings, data)
         if reason is None:
             store = _open_store(model, encoder, settings, data, tell)
@@ -53,7 +54,7 @@ def _open_store(
 
 
 def _why_not(model: Gemma3, settings: FeatureSettings, data: Path) -> str | None:
-    if any("lora_" in name for name, _ in tree_flatten(model.vision_tower.parameters())):
+    if any("lora_" in name for name, _ in parts(model)):
         return "the adapter changes the vision tower"
     installed = Path(mlx_medlora.__file__).resolve().parent
     place = data.resolve()

@@ -11,6 +11,7 @@ import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from uuid import uuid4
 
@@ -124,12 +125,12 @@ def read_shard(path: Path, identity: Identity) -> tuple[list[bytes], Shard]:
     return keys, shard
 
 
-def open_map(shard: Shard) -> npt.NDArray[np.uint8]:
+def open_map(shard: Shard) -> memoryview:
     """The whole file as a memory map. Raises OSError where it is gone, Unusable where it was cut short."""
-    found = np.memmap(shard.path, dtype=np.uint8, mode="r") if shard.path.stat().st_size else np.empty(0)
-    if found.shape[0] < shard.size:
-        raise Unusable("it is cut short", damaged=True)
-    return found
+    with shard.path.open("rb") as stream:
+        if os.fstat(stream.fileno()).st_size < shard.size:  # reading past the end would kill the process
+            raise Unusable("it is cut short", damaged=True)
+        return memoryview(mmap(stream.fileno(), 0, access=ACCESS_READ))
 
 
 def to_bytes(array: mx.array) -> bytes:
@@ -138,7 +139,7 @@ def to_bytes(array: mx.array) -> bytes:
     return np.array(numbers).tobytes()
 
 
-def to_array(data: npt.NDArray[np.uint8] | bytes, identity: Identity) -> mx.array:
+def to_array(data: bytes | memoryview, identity: Identity) -> mx.array:
     """Features (T, D) from their bytes, bit for bit."""
     raw = np.frombuffer(data, dtype=_VIEWS[identity.dtype]).reshape(identity.shape)
     array = mx.array(raw)

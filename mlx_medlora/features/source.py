@@ -107,14 +107,16 @@ class ImageFeatures(Mapping[Path, mx.array]):
         Stored ones are read, so that a damaged one is found now; `progress(done, total)` after each image.
         What was computed before an error or an interrupt is kept.
         """
-        files = list(dict.fromkeys(files))
+        wanted = list(dict.fromkeys(files))
         try:
-            for done, file in enumerate(files, start=1):
-                if file not in self._keys:
-                    self._notice(file)
-                    self._make(file)
+            # all are looked up first: making room must not remove what is needed later
+            missing = [file for file in wanted if not self._notice(file)]
+            for done, file in enumerate(missing, start=len(wanted) - len(missing) + 1):
+                self._make(file)
                 if progress is not None:
-                    progress(done, len(files))
+                    progress(done, len(wanted))
+            if progress is not None and not missing:
+                progress(len(wanted), len(wanted))
         finally:
             self.settle()
 
@@ -124,25 +126,31 @@ class ImageFeatures(Mapping[Path, mx.array]):
             self.store.flush()
         self._settled = True
 
-    def _notice(self, file: Path) -> None:
+    def _notice(self, file: Path) -> bool:
+        """Whether a file's features are held; the first time it is given its key, and counted if so."""
+        if file in self._keys:
+            return self._holds(self._keys[file])
         try:
             key = bytes.fromhex(sha256(file))
         except OSError as error:
             open_image(file)  # says what is wrong in its own words
             raise InputError(f"the image cannot be read: {error.strerror}", path=file) from error
         self._keys[file] = key
-        if self._holds(key):
-            self._stored += self.store is not None
+        held = self._holds(key)
+        self._stored += held and self.store is not None
+        return held
 
     def _make(self, file: Path) -> None:
-        """Compute and keep one image's features unless they are held, or cannot be kept."""
+        """Compute and keep one image's features, unless another file with the same bytes had them, or there
+        is no room.
+        """
         key = self._keys[file]
         if self._holds(key):
             return
         if self._no_room():
             self._left += 1
-            return
-        self._compute(file, key)
+        else:
+            self._compute(file, key)
 
     def _holds(self, key: bytes) -> bool:
         return key in self._held or (self.store is not None and self.store.holds(key))

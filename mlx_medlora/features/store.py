@@ -7,6 +7,7 @@ that never was. Features say something of the patient: directories are 0700, fil
 
 from __future__ import annotations
 
+import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,11 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import mlx.core as mx
-import numpy as np
-import numpy.typing as npt
 
 from mlx_medlora.features import room
 from mlx_medlora.features.identity import Identity
+from mlx_medlora.features.private import make_private, write_private
 from mlx_medlora.features.shard import (
     OVERHEAD,
     SUFFIX,
@@ -31,9 +31,8 @@ from mlx_medlora.features.shard import (
     to_bytes,
     write_shard,
 )
-from mlx_medlora.files import write_json
 
-SHARD_BYTES = 64 * 2**20  # lost where a process is killed, and held in memory until then
+_SHARD_BYTES = 64 * 2**20  # lost where a process is killed, and held in memory until then
 _OPEN_MAPS = 16
 _ROWS = 2**20  # more than a shard has
 _README = """Image features that mlx-medlora computed from the images of a dataset. They say something of the
@@ -50,11 +49,10 @@ class Store:
     were there and could not be read, and why. `tell` hears of each damaged or foreign file once.
     """
 
-    def __init__(
-        self, root: Path, identity: Identity, limit: int, tell: Tell, shard_bytes: int = SHARD_BYTES
-    ) -> None:
+    def __init__(self, root: Path, identity: Identity, limit: int, tell: Tell) -> None:
         self.root, self.identity, self.limit, self.tell = root, identity, limit, tell
-        self.shard_bytes = shard_bytes
+        self._cost = identity.nbytes + OVERHEAD
+        self._shard_bytes = max(self._cost, min(_SHARD_BYTES, limit // 8))
         self.directory = root / identity.digest[:32]
         self.full = False
         self.broken: str | None = None
@@ -63,7 +61,7 @@ class Store:
         self._shards: dict[int, Shard] = {}
         self._seen: set[Path] = set()
         self._used: set[Path] = set()
-        self._maps: OrderedDict[int, npt.NDArray[np.uint8]] = OrderedDict()
+        self._maps: OrderedDict[int, memoryview] = OrderedDict()
         self._pending: dict[bytes, bytes] = {}
         self._budget = 0
         self.refresh()
@@ -98,14 +96,13 @@ class Store:
         """Keep features (T, D); False where the limit or the disk does not allow it."""
         if self.full or self.broken is not None:
             return False
-        cost = self.identity.nbytes + OVERHEAD
         if not self._pending:
-            self._budget = room.make_room(self.root, max(cost, self.shard_bytes), self.limit, self._used)
-            if self._budget < cost:
+            self._budget = room.make_room(self.root, self._shard_bytes, self.limit, self._used)
+            if self._budget < self._cost:
                 self.full = True
                 return False
         self._pending[key] = to_bytes(array)
-        if (len(self._pending) + 1) * cost > self._budget:
+        if (len(self._pending) + 1) * self._cost > self._budget:
             self.flush()
         return True
 
@@ -127,16 +124,14 @@ class Store:
         self.refresh()
 
     def _prepare(self) -> None:
-        for directory in (self.root, self.directory):
-            if not directory.is_dir():
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path, write in ((self.root / "README", _readme), (self.directory / "about.json", self._about)):
-            if not path.exists():
-                write(path)
-                path.chmod(0o600)
-
-    def _about(self, path: Path) -> None:
-        write_json(path, self.identity.about)
+        about = json.dumps(self.identity.about, indent=2)
+        for directory, name, text in (
+            (self.root, "README", _README),
+            (self.directory, "about.json", about + "\n"),
+        ):
+            make_private(directory)
+            if not (directory / name).exists():
+                write_private(directory / name, text)
 
     def _take(self, path: Path) -> None:
         try:
@@ -153,7 +148,7 @@ class Store:
         self._shards[number] = shard
         self._index.update((key, number * _ROWS + row) for row, key in enumerate(keys))
 
-    def _checked(self, key: bytes) -> npt.NDArray[np.uint8] | None:
+    def _checked(self, key: bytes) -> memoryview | None:
         place = self._index.get(key)
         if place is None:
             return None
@@ -170,13 +165,13 @@ class Store:
             return None
         start = int(shard.starts[row])
         data = whole[start : start + self.identity.nbytes]
-        if checksum(key, memoryview(data)) != int(shard.checksums[row]):
+        if checksum(key, data) != int(shard.checksums[row]):
             self._refuse(shard.path, Unusable("a checksum is wrong", damaged=True))
             self._forget(number, "damaged")
             return None
         return data
 
-    def _map(self, number: int) -> npt.NDArray[np.uint8]:
+    def _map(self, number: int) -> memoryview:
         found = self._maps.get(number)
         if found is None:
             shard = self._shards[number]
@@ -204,7 +199,3 @@ class Store:
             del self._index[key]
         self._maps.pop(number, None)
         self._shards.pop(number, None)
-
-
-def _readme(path: Path) -> None:
-    path.write_text(_README, encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from mlx_medlora.features.private import make_private, write_private
 from mlx_medlora.gemma.model import Gemma3
 from mlx_medlora.gemma.tensorfiles import weight_files
 
@@ -41,8 +41,8 @@ def parts(model: Gemma3) -> Iterator[tuple[str, mx.array]]:
     """Name and array of each of the tower's and the projector's tensors, by name."""
     modules = {"vision_tower": model.vision_tower, "multi_modal_projector": model.multi_modal_projector}
     held: dict[str, dict[str, Any]] = {name: module.parameters() for name, module in modules.items()}
-    flat: list[tuple[str, mx.array]] = tree_flatten(held)
-    yield from sorted(flat)
+    flat: dict[str, mx.array] = dict(tree_flatten(held))
+    yield from sorted(flat.items())
 
 
 def raw(array: mx.array) -> memoryview:
@@ -76,7 +76,6 @@ def _quick(model: Gemma3, directory: Path) -> str:
 
 
 def _remember(note: Path, digest: str) -> None:
-    note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = note.with_name(f"{note.name}.{os.getpid()}")
-    partial.write_text(digest + "\n", encoding="ascii")
-    partial.replace(note)
+    make_private(note.parent.parent)
+    make_private(note.parent)
+    write_private(note, digest + "\n")
