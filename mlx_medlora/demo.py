@@ -17,6 +17,7 @@ from mlx_medlora.errors import Interrupted, NoSpace
 from mlx_medlora.evaluation.metrics import Scorecard
 from mlx_medlora.evaluation.runner import Evaluation, answer_case, evaluate, write_evaluation
 from mlx_medlora.evaluation.tables import accuracy, scorecard_table
+from mlx_medlora.features.settings import FeatureSettings
 from mlx_medlora.files import atomic_directory
 from mlx_medlora.gemma.convert import convert
 from mlx_medlora.gemma.hub import EMBEDDED
@@ -101,7 +102,8 @@ def _run(output: Path, say: Say) -> DemoResult:
     base = _scored(model, None, dataset, output / "base")
     say("4/5  training LoRA on q, v and o of the text stack")
     with ProgressBar() as bar:
-        run_training(model, data, adapter, settings(), listeners=[bar])
+        in_memory = FeatureSettings(store=False)  # the demo's images are used once
+        run_training(model, data, adapter, settings(), features=in_memory, listeners=[bar])
     say("5/5  scoring the tuned model on the same cases")
     tuned = _scored(model, adapter, dataset, output / "tuned")
     return DemoResult(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import mlx_medlora.gemma  # noqa: F401  (loads the fast BLAS before anything imports mlx)
+from mlx_medlora.features.settings import FeatureSettings
 from mlx_medlora.gemma.config import ModelConfig, TextConfig, VisionConfig
 from mlx_medlora.gemma.model import Gemma3
 
@@ -20,6 +21,13 @@ def shared() -> Path:
     if not directory.is_dir():
         pytest.skip("needs ../shared (real images, tokenizer and configurations), which is absent")
     return directory
+
+
+@pytest.fixture(autouse=True)
+def own_features(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has a store of image features of its own: shared datasets stay as they are."""
+    store = tmp_path_factory.mktemp("features") / "store"
+    monkeypatch.setattr(FeatureSettings, "place", lambda self, data: self.directory or store)
 
 
 @pytest.fixture(scope="session")

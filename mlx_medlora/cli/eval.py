@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mlx_medlora.cli.options import Adapter, Data, Json, Model, Output, examples
+from mlx_medlora.cli.options import (
+    Adapter,
+    Data,
+    FeaturesAt,
+    FeaturesLimit,
+    Json,
+    Model,
+    NoFeatures,
+    Output,
+    examples,
+    feature_settings,
+)
 from mlx_medlora.cli.output import out
 
 if TYPE_CHECKING:
@@ -36,6 +47,9 @@ def evaluate(
     ] = "score",
     batch_size: Annotated[int, typer.Option(min=1, help="Cases answered at once.")] = 4,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer of --method generate.")] = 64,
+    features: FeaturesAt = None,
+    features_limit: FeaturesLimit = None,
+    no_features: NoFeatures = False,
     json: Json = False,
 ) -> None:
     """Measure a model on one split of a dataset.
@@ -48,17 +62,23 @@ def evaluate(
     from mlx_medlora.evaluation.runner import evaluate as answer
     from mlx_medlora.evaluation.runner import write_evaluation
     from mlx_medlora.evaluation.tables import scorecard_table
+    from mlx_medlora.features.opening import open_features
     from mlx_medlora.files import refuse_nonempty
     from mlx_medlora.gemma.processor import Encoder
     from mlx_medlora.lora.load import load
 
+    kept = feature_settings(features, features_limit, no_features)
     refuse_nonempty(output)
     dataset = Dataset.open(data)
     dataset.refuse_shared_ids()
-    dataset.cases(split)  # faults in the data are said before the model loads
+    cases = dataset.cases(split)  # faults in the data are said before the model loads
     network, processor = load(model, adapter)
     encoder = Encoder(processor, network.config)
-    with out.progress(f"answering {split}") as step:
+    images = any(case.image_paths for case in cases)
+    with (
+        open_features(network, encoder, kept, data, out.warning, images=images) as seen,
+        out.progress(f"answering {split}") as step,
+    ):
         found = answer(
             network,
             encoder,
@@ -67,8 +87,11 @@ def evaluate(
             method=method,
             batch_size=batch_size,
             max_tokens=max_tokens,
+            features=seen,
             progress=step,
         )
+    if images:
+        out.note(seen.use.sentence())
     about = _about(model, adapter, data, split, method, dataset.fingerprint(split))
     write_evaluation(output, found, about)
     card = found.scorecard

@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+from mlx_medlora.errors import InputError
+from mlx_medlora.features.settings import FeatureSettings
+from mlx_medlora.settings import validate
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else there.")]
 Model = Annotated[
     str,
@@ -22,6 +26,31 @@ Data = Annotated[Path, typer.Option("--data", help="Dataset directory that `prep
 Output = Annotated[
     Path, typer.Option("--output", help="Where to write; must not exist or be empty.", metavar="DIR")
 ]
+
+_FIELDS = FeatureSettings.model_fields
+FeaturesAt = Annotated[
+    Path | None, typer.Option("--features", help=_FIELDS["directory"].description, metavar="DIR")
+]
+FeaturesLimit = Annotated[
+    float | None,
+    typer.Option(
+        "--features-limit",
+        help=f"{_FIELDS['limit'].description} [default: {_FIELDS['limit'].default:g}]",
+        metavar="GB",
+    ),
+]
+NoFeatures = Annotated[bool, typer.Option("--no-features", help=_FIELDS["store"].description)]
+
+
+def feature_settings(directory: Path | None, limit: float | None, memory_only: bool) -> FeatureSettings:
+    """The three flags as settings. Raises InputError where they contradict each other or are out of range."""
+    if memory_only and not (directory is None and limit is None):
+        raise InputError(
+            "--no-features keeps image features in memory only",
+            hint="Leave --features and --features-limit out, or leave --no-features out.",
+        )
+    given = {"directory": directory, "limit": limit, "store": False if memory_only else None}
+    return validate(FeatureSettings, {name: value for name, value in given.items() if value is not None})
 
 
 def examples(*lines: str) -> str:

@@ -9,10 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlx_medlora.cli.options import Data, Json, Model, examples
+from mlx_medlora.cli.options import (
+    Data,
+    FeaturesAt,
+    FeaturesLimit,
+    Json,
+    Model,
+    NoFeatures,
+    examples,
+    feature_settings,
+)
 from mlx_medlora.cli.output import out
 from mlx_medlora.cli.settings_flags import collect, flags_from
 from mlx_medlora.errors import InputError
+from mlx_medlora.features.settings import FeatureSettings
 from mlx_medlora.training.settings import PRESETS, Preset, TrainSettings
 
 if TYPE_CHECKING:
@@ -27,6 +37,7 @@ EXAMPLES = examples(
     "mlx-medlora train --model tiny-medgemma --data lora_training --output adapters/tiny --lr 2e-3",
     "mlx-medlora train --model models/medgemma-4b --data cases --output adapters/b --config recipe.yaml",
     "mlx-medlora train --model models/medgemma-4b --data cases --output adapters/c --preset google-notebook",
+    "mlx-medlora train --model models/medgemma-4b --data cases --output adapters/d --features /big/features",
     "mlx-medlora train --model models/medgemma-4b --data lora_training --dry-run",
     "mlx-medlora train --model models/medgemma-4b --data lora_training --output adapters/first --resume",
 )
@@ -70,6 +81,9 @@ def train(
             help="With --resume: what may have changed since, as lr,epochs (or model, data).", metavar="NAMES"
         ),
     ] = "",
+    features: FeaturesAt = None,
+    features_limit: FeaturesLimit = None,
+    no_features: NoFeatures = False,
     json: Json = False,
     **flags: Any,
 ) -> None:
@@ -87,7 +101,8 @@ def train(
         rehearse(settings, model, data)
     else:
         anyway = [name for name in resume_anyway.split(",") if name.strip()]
-        start(settings, model, data, output, resume, anyway, continuing(context.obj))
+        kept = feature_settings(features, features_limit, no_features)
+        start(settings, model, data, output, kept, resume, anyway, continuing(context.obj))
 
 
 def continuing(arguments: Sequence[str] | None) -> str:
@@ -109,6 +124,7 @@ def start(
     model: str,
     data: Path,
     output: Path,
+    features: FeatureSettings,
     resume: bool,
     anyway: Sequence[str],
     again: str,
@@ -123,6 +139,7 @@ def start(
             data,
             output,
             settings,
+            features=features,
             validate=validation_accuracy,
             listeners=[bar],
             resume=resume,

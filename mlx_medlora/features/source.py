@@ -75,11 +75,13 @@ class ImageFeatures(Mapping[Path, mx.array]):
         self.settle()
 
     def __getitem__(self, file: Path) -> mx.array:
-        if file not in self._keys:
-            self._notice(file)
-        key = self._keys[file]
+        new = file not in self._keys
+        key = self._key(file)
         found = self._find(key)
-        return self._compute(file, key) if found is None else found
+        if found is None:
+            return self._compute(file, key)
+        self._stored += new and self.store is not None
+        return found
 
     def __contains__(self, file: object) -> bool:
         return isinstance(file, Path)
@@ -109,8 +111,12 @@ class ImageFeatures(Mapping[Path, mx.array]):
         """
         wanted = list(dict.fromkeys(files))
         try:
-            # all are looked up first: making room must not remove what is needed later
-            missing = [file for file in wanted if not self._notice(file)]
+            for (
+                file
+            ) in wanted:  # all first: a bad file takes others with it, and making room spares what is used
+                self._holds(self._key(file))
+            missing = [file for file in wanted if not self._knows(self._keys[file])]
+            self._stored += 0 if self.store is None else len(wanted) - len(missing)
             for done, file in enumerate(missing, start=len(wanted) - len(missing) + 1):
                 self._make(file)
                 if progress is not None:
@@ -126,26 +132,22 @@ class ImageFeatures(Mapping[Path, mx.array]):
             self.store.flush()
         self._settled = True
 
-    def _notice(self, file: Path) -> bool:
-        """Whether a file's features are held; the first time it is given its key, and counted if so."""
+    def _key(self, file: Path) -> bytes:
+        """SHA-256 of the file, as it was when it was first asked for."""
         if file in self._keys:
-            return self._holds(self._keys[file])
+            return self._keys[file]
         try:
             key = bytes.fromhex(sha256(file))
         except OSError as error:
             open_image(file)  # says what is wrong in its own words
             raise InputError(f"the image cannot be read: {error.strerror}", path=file) from error
         self._keys[file] = key
-        held = self._holds(key)
-        self._stored += held and self.store is not None
-        return held
+        return key
 
     def _make(self, file: Path) -> None:
-        """Compute and keep one image's features, unless another file with the same bytes had them, or there
-        is no room.
-        """
+        """Compute and keep one image's features, unless a copy of the file had them or there is no room."""
         key = self._keys[file]
-        if self._holds(key):
+        if self._knows(key):
             return
         if self._no_room():
             self._left += 1
@@ -154,6 +156,10 @@ class ImageFeatures(Mapping[Path, mx.array]):
 
     def _holds(self, key: bytes) -> bool:
         return key in self._held or (self.store is not None and self.store.holds(key))
+
+    def _knows(self, key: bytes) -> bool:
+        """As `_holds`, without reading."""
+        return key in self._held or (self.store is not None and key in self.store)
 
     def _find(self, key: bytes) -> mx.array | None:
         if key in self._held:

@@ -67,8 +67,9 @@ class Store:
         self.refresh()
         room.clear_abandoned(root)
 
-    def __len__(self) -> int:
-        return len(self._index) + len(self._pending)
+    def __contains__(self, key: bytes) -> bool:
+        """Whether the store says it has the features; `holds` looks."""
+        return key in self._pending or key in self._index
 
     def refresh(self) -> None:
         """Take notice of files that this or another process has added."""

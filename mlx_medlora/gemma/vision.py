@@ -14,15 +14,6 @@ from mlx_medlora.gemma.config import VisionConfig
 from mlx_medlora.gemma.elementwise import gelu
 from mlx_medlora.gemma.norms import RMSNorm
 
-_SCORES = 4096**2  # attention scores a head in one pass: MedGemma's 4,096 patches go one image at a time
-_MOST = 32  # images in one pass, however small
-
-
-def at_once(config: VisionConfig | None) -> int:
-    """Images in one pass of the tower: more of them cost memory, and gain speed only where they are small."""
-    patches = 1 if config is None else config.patches_per_side**2
-    return max(1, min(_MOST, _SCORES // patches**2))
-
 
 class PatchEmbedding(nn.Module):
     """A convolution whose stride is its kernel, computed as one matrix product.

@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mlx_medlora.features.report import FeatureUse
+
 
 @dataclass(frozen=True)
 class Features:
-    """`done` of `total` distinct images have been through the vision tower."""
+    """The features of `done` of `total` distinct images are known."""
 
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that is not as it should be and stops nothing."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -69,5 +78,5 @@ class Resumed:
     remarks: tuple[str, ...] = ()
 
 
-Event = Features | Plan | Step | Epoch | Resumed
+Event = Features | FeatureUse | Notice | Plan | Step | Epoch | Resumed
 Listener = Callable[[Event], None]

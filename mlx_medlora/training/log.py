@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from mlx_medlora.errors import InputError
+from mlx_medlora.features.report import FeatureUse
 from mlx_medlora.files import sync_path
-from mlx_medlora.training.events import Epoch, Event, Features, Plan, Resumed, Step
+from mlx_medlora.training.events import Epoch, Event, Features, Notice, Plan, Resumed, Step
 
 METRICS = "metrics.jsonl"
 TIMINGS = "timings.jsonl"
@@ -108,15 +109,22 @@ class ProgressBar:
         """Show one event."""
         if isinstance(event, Features):
             self._move("looking at images", event.done, event.total, "")
+        elif isinstance(event, FeatureUse):
+            self._say(event.sentence())
+        elif isinstance(event, Notice):
+            self._say(f"Warning: {event.text}")
         elif isinstance(event, Plan):
             self._begin(event)
         elif isinstance(event, Step) and self.plan is not None:
             self._move(f"epoch {event.epoch}/{self.plan.epochs}", event.step, self.plan.steps, status(event))
         elif isinstance(event, Epoch):
-            self.console.print(summary(event), highlight=False, soft_wrap=True)
+            self._say(summary(event))
         elif isinstance(event, Resumed):
             for line in (f"continuing after update {event.step} of {event.steps}", *event.remarks):
-                self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+                self._say(line)
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def _begin(self, plan: Plan) -> None:
         self.plan = plan

@@ -11,13 +11,15 @@ from time import perf_counter
 import mlx.core as mx
 
 from mlx_medlora.cases.dataset import Dataset
+from mlx_medlora.features.settings import FeatureSettings
 from mlx_medlora.files import write_json
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder
 from mlx_medlora.lora.adapter import CONFIG, WEIGHTS, save_adapter
 from mlx_medlora.training.checkpoint import Checkpoint, seed_all
-from mlx_medlora.training.events import Features, Listener, Resumed
-from mlx_medlora.training.features import FeatureCache, ImageSource, PixelSource
+from mlx_medlora.training.events import Listener, Resumed
+from mlx_medlora.training.features import ImageSource
+from mlx_medlora.training.images import look
 from mlx_medlora.training.keeper import CheckpointKeeper
 from mlx_medlora.training.log import METRICS, TIMINGS
 from mlx_medlora.training.ranks import Ranks
@@ -43,7 +45,7 @@ LAST = Path("checkpoints") / "last"
 
 @dataclass(frozen=True)
 class Validation:
-    """What a validator is given each epoch. `features` (T, D) are by image file, already computed."""
+    """What a validator is given each epoch. `features` (T, D) by image file spare it the tower."""
 
     model: Base
     encoder: Encoder
@@ -71,6 +73,7 @@ class _Job:
     model: str | Path
     data: str | Path
     settings: TrainSettings
+    features: FeatureSettings
     dtype: mx.Dtype | None
     anyway: frozenset[str]
     work: Workplace | None
@@ -84,6 +87,7 @@ def run_training(
     output: str | Path,
     settings: TrainSettings | None = None,
     *,
+    features: FeatureSettings | None = None,
     validate: Validator | None = None,
     listeners: Sequence[Listener] = (),
     dtype: mx.Dtype | None = None,
@@ -94,7 +98,8 @@ def run_training(
     """Train an adapter for `model` on the dataset directory `data`, and write `output`.
 
     `output` is complete or absent: the best adapter by validation loss at its top, the last one in
-    `checkpoints/last`, `run.json`, `metrics.jsonl` and `timings.jsonl`. Until then the run lives beside it
+    `checkpoints/last`, `run.json`, `metrics.jsonl` and `timings.jsonl`. `features` says where image
+    features are kept, in `data`/.features by default; it changes nothing of the adapter. Until then the run lives beside it
     in `.NAME.run`, and with `resume` goes on there, to the same bytes. `resume_anyway` names what may have
     changed since: settings, model, data. `validate` gives the validation accuracy each epoch, where there
     is a val split; `listeners` hear each event; `again` is the command that continues, for messages.
@@ -109,7 +114,7 @@ def run_training(
         ranks.refuse_small(settings.batch_size)
         work = Workplace.open(output, resume=resume) if ranks.first else None
         with ending(work, again), Stop(quiet=not ranks.first) as stop:
-            job = _Job(model, data, settings, dtype, anyway, work, ranks, stop)
+            job = _Job(model, data, settings, features or FeatureSettings(), dtype, anyway, work, ranks, stop)
             return _train(job, validate, listeners if ranks.first else (), start, output)
 
 
@@ -121,7 +126,7 @@ def _train(
     with job.stop.at_once():
         setup = set_up(job.model, job.data, job.settings, job.dtype)
         about = describe_data(setup)
-        features = look(setup, listeners)
+        images = look(setup, job.features, job.ranks, listeners)
     now = identity(job.settings, setup.base, about, job.dtype)
     job.ranks.refuse_unlike(now)
     keeper = CheckpointKeeper(job.work, job.settings, setup.base, now, versions(), job.ranks, job.stop, start)
@@ -129,11 +134,11 @@ def _train(
         setup.model,
         setup.train,
         setup.val,
-        features,
+        images,
         job.settings,
         save=_saver(job.work, setup, job.settings),
         listeners=[*keeper.listeners, *listeners],
-        validate=_bound(validate if job.ranks.first else None, setup, features),
+        validate=_bound(validate if job.ranks.first else None, setup, images),
         keeper=keeper,
         ranks=job.ranks,
     )
@@ -170,18 +175,6 @@ def _complete(work: Workplace, setup: Setup, settings: TrainSettings, written: R
         shutil.copyfile(work.path / name, work.finished / name)
     write_json(work.finished / FINISHED, written.model_dump(mode="json"))
     work.complete()
-
-
-def look(setup: Setup, listeners: Sequence[Listener] = ()) -> ImageSource:
-    """Run the vision tower over every distinct image of both splits, unless the tower is trained."""
-    if setup.trains_vision:
-        return PixelSource(setup.encoder)
-
-    def tell(done: int, total: int) -> None:
-        for listener in listeners:
-            listener(Features(done, total))
-
-    return FeatureCache.for_examples([*setup.train, *setup.val], setup.model, setup.encoder, tell)
 
 
 def _saver(work: Workplace | None, setup: Setup, settings: TrainSettings) -> Callable[[Kind], None]:

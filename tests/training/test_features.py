@@ -9,7 +9,6 @@ from PIL import Image
 
 from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.gemma.model import Base, Gemma3
-from mlx_medlora.gemma.vision import at_once
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import FeatureCache
 
@@ -55,8 +54,7 @@ def test_each_distinct_image_is_seen_once(
     cache = FeatureCache.for_examples(
         rows, tiny_model, Pixels(tiny_config), lambda done, total: said.append((done, total))
     )
-    assert sum(passes) == len(files)
-    assert max(passes) > 1
+    assert passes == [1] * len(files)
     assert said[-1] == (6, 6)
     assert set(cache.features) == set(files)
 
@@ -68,16 +66,8 @@ def test_features_are_the_towers(tiny_model: Base, tiny_config: ModelConfig, fil
     assert stacked.shape == (3, tiny_config.mm_tokens_per_image, tiny_config.text.hidden_size)
     for index, path in enumerate([files[4], files[1], files[4]]):
         alone = tiny_model.image_features(mx.array(encoder.pixels([Image.open(path)])))[0]
-        np.testing.assert_allclose(np.array(stacked[index]), np.array(alone), atol=1e-5)
+        assert mx.array_equal(stacked[index], alone)
 
 
 def test_no_images_no_pass(tiny_model: Base, tiny_config: ModelConfig) -> None:
-    assert FeatureCache.for_examples([example()], tiny_model, Pixels(tiny_config)).features == {}
-
-
-@pytest.mark.parametrize(("side", "images"), [(4, 32), (16, 32), (32, 16), (64, 1), (100, 1)])
-def test_large_images_go_one_at_a_time(tiny_config: ModelConfig, side: int, images: int) -> None:
-    """MedGemma's 64 x 64 patches: 16 heads of 4,096 x 4,096 scores take a gigabyte for each image."""
-    assert tiny_config.vision is not None
-    vision = tiny_config.vision.model_copy(update={"image_size": side * 7, "patch_size": 7})
-    assert at_once(vision) == images
+    assert len(FeatureCache.for_examples([example()], tiny_model, Pixels(tiny_config)).features) == 0
