@@ -10,7 +10,8 @@ class FeatureUse:
     """Distinct images by where their features came from.
 
     `stored` were in the store; `computed` are new; `again` were there and could not be used, for the
-    reasons in `why`; `left` are not kept and are computed for each batch. `place` is the store, or None.
+    reasons in `why`; `left` are not kept: the tower runs whenever they are needed. `place` is the store, or
+    None for memory.
     """
 
     stored: int = 0
@@ -28,5 +29,5 @@ class FeatureUse:
         if self.again:
             parts.append(f"{self.again} computed again ({', '.join(self.why)})")
         if self.left:
-            parts.append(f"{self.left} computed for each batch (the limit is reached)")
+            parts.append(f"{self.left} not kept (the limit is reached): computed whenever they are needed")
         return "image features: " + ", ".join(parts)

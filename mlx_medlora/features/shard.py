@@ -25,7 +25,7 @@ from mlx_medlora.gemma.tensorfiles import read_header
 
 SUFFIX = ".safetensors"
 PARTIAL = ".partial"
-OVERHEAD = 256  # bytes of header for each image, about
+OVERHEAD = 512  # bytes of header for each image, at most
 _KIND = "mlx-medlora image features"
 _NAMES = {mx.bfloat16: "BF16", mx.float32: "F32"}
 _VIEWS: dict[mx.Dtype, npt.DTypeLike] = {mx.bfloat16: np.uint16, mx.float32: np.float32}  # as numpy sees them

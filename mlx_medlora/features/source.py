@@ -149,10 +149,10 @@ class ImageFeatures(Mapping[Path, mx.array]):
         key = self._keys[file]
         if self._knows(key):
             return
-        if self._no_room():
-            self._left += 1
-        else:
+        if self._has_room():
             self._compute(file, key)
+        else:
+            self._left += 1
 
     def _holds(self, key: bytes) -> bool:
         return key in self._held or (self.store is not None and self.store.holds(key))
@@ -169,31 +169,29 @@ class ImageFeatures(Mapping[Path, mx.array]):
     def _compute(self, file: Path, key: bytes) -> mx.array:
         """Through the tower, and kept where there is room and nothing is settled yet."""
         array = see(self._look(), self.encoder, file)
-        if self._settled:
-            return array
+        if not self._settled:
+            self._keep(key, array)
+        return array
+
+    def _keep(self, key: bytes, array: mx.array) -> None:
+        if not self._has_room():
+            self._left += 1
+            return
         reason = None if self.store is None else self.store.lost.get(key)
         if reason is None:
             self._computed += 1
         else:
             self._again += 1
             self._why[reason] = None
-        self._keep(key, array)
-        return array
+        if self.store is None or not self.store.put(key, array):
+            self._held[key] = array
+            self._bytes += array.nbytes
 
-    def _keep(self, key: bytes, array: mx.array) -> None:
-        if self.store is not None and self.store.put(key, array):
-            return
-        if self._no_room():
-            self._left += 1
-            return
-        self._held[key] = array
-        self._bytes += array.nbytes
-
-    def _no_room(self) -> bool:
-        """Whether new features can be kept nowhere: memory takes over from a disk, not from a limit."""
+    def _has_room(self) -> bool:
+        """Whether new features can be kept: memory takes over from a disk that fails, not from a limit."""
         if self.store is not None and self.store.broken is None:
-            return self.store.full
-        return self._bytes >= self.memory
+            return self.store.has_room()
+        return self._bytes < self.memory
 
     def _look(self) -> Look:
         """The model's tower, or another of the same weights where the model has let go of its own."""

@@ -93,15 +93,19 @@ class Store:
         data = self._checked(key)
         return None if data is None else to_array(data, self.identity)
 
-    def put(self, key: bytes, array: mx.array) -> bool:
-        """Keep features (T, D); False where the limit or the disk does not allow it."""
+    def has_room(self) -> bool:
+        """Whether one more image may be kept; what was used least recently is removed for it."""
         if self.full or self.broken is not None:
             return False
         if not self._pending:
             self._budget = room.make_room(self.root, self._shard_bytes, self.limit, self._used)
-            if self._budget < self._cost:
-                self.full = True
-                return False
+            self.full = self._budget < self._cost
+        return not self.full
+
+    def put(self, key: bytes, array: mx.array) -> bool:
+        """Keep features (T, D); False where the limit or the disk does not allow it."""
+        if not self.has_room():
+            return False
         self._pending[key] = to_bytes(array)
         if (len(self._pending) + 1) * self._cost > self._budget:
             self.flush()
