@@ -41,10 +41,11 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Shard:
-    """A finished file: where each image's data begins, and its checksum. `size` in bytes."""
+    """A finished file: its images' keys, where each one's data begins, and its checksum. `size` in bytes."""
 
     path: Path
     size: int
+    keys: list[bytes]
     starts: npt.NDArray[np.int64]
     checksums: npt.NDArray[np.uint32]
 
@@ -75,7 +76,7 @@ def write_shard(directory: Path, entries: Mapping[bytes, bytes], identity: Ident
         raise
     starts = len(header) + np.arange(len(keys), dtype=np.int64) * identity.nbytes
     checks = np.array([checksum(key, entries[key]) for key in keys], dtype=np.uint32)
-    return Shard(path, len(header) + len(keys) * identity.nbytes, starts, checks)
+    return Shard(path, len(header) + len(keys) * identity.nbytes, keys, starts, checks)
 
 
 def _header(entries: Mapping[bytes, bytes], identity: Identity) -> bytes:
@@ -95,8 +96,8 @@ def _header(entries: Mapping[bytes, bytes], identity: Identity) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def read_shard(path: Path, identity: Identity) -> tuple[list[bytes], Shard]:
-    """The keys in a file, in its order, and where their data is. Raises Unusable, FileNotFoundError."""
+def read_shard(path: Path, identity: Identity) -> Shard:
+    """What a file holds; no features are read. Raises Unusable, FileNotFoundError."""
     try:
         tensors, metadata = read_header(path)
         size = path.stat().st_size
@@ -115,6 +116,7 @@ def read_shard(path: Path, identity: Identity) -> tuple[list[bytes], Shard]:
         shard = Shard(
             path,
             size,
+            keys,
             np.array([entry.start for entry in stored], dtype=np.int64),
             np.array(checks, dtype=np.uint32),
         )
@@ -122,7 +124,7 @@ def read_shard(path: Path, identity: Identity) -> tuple[list[bytes], Shard]:
         raise Unusable("its header is damaged", damaged=True) from error
     if not fits:
         raise Unusable("its header is damaged", damaged=True)
-    return keys, shard
+    return shard
 
 
 def open_map(shard: Shard) -> memoryview:

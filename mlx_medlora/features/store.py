@@ -124,7 +124,7 @@ class Store:
             return
         self._seen.add(shard.path)
         self._used.add(shard.path)
-        self._add(list(self._pending), shard)
+        self._add(shard)
         self._pending = {}
         self.refresh()
 
@@ -140,18 +140,18 @@ class Store:
 
     def _take(self, path: Path) -> None:
         try:
-            keys, shard = read_shard(path, self.identity)
+            shard = read_shard(path, self.identity)
         except FileNotFoundError:
             return
         except Unusable as error:
             self._refuse(path, error)
             return
-        self._add(keys, shard)
+        self._add(shard)
 
-    def _add(self, keys: list[bytes], shard: Shard) -> None:
+    def _add(self, shard: Shard) -> None:
         number = len(self._seen)
         self._shards[number] = shard
-        self._index.update((key, number * _ROWS + row) for row, key in enumerate(keys))
+        self._index.update((key, number * _ROWS + row) for row, key in enumerate(shard.keys))
 
     def _checked(self, key: bytes) -> memoryview | None:
         place = self._index.get(key)
@@ -198,9 +198,9 @@ class Store:
                 path.unlink()
 
     def _forget(self, number: int, reason: str) -> None:
-        lost = [key for key, place in self._index.items() if place // _ROWS == number]
-        self.lost.update(dict.fromkeys(lost, reason))
+        lost = [key for key in self._shards[number].keys if self._index.get(key, -1) // _ROWS == number]
         for key in lost:
+            self.lost[key] = reason
             del self._index[key]
         self._maps.pop(number, None)
-        self._shards.pop(number, None)
+        del self._shards[number]

@@ -98,11 +98,11 @@ def run_training(
     """Train an adapter for `model` on the dataset directory `data`, and write `output`.
 
     `output` is complete or absent: the best adapter by validation loss at its top, the last one in
-    `checkpoints/last`, `run.json`, `metrics.jsonl` and `timings.jsonl`. `features` says where image
-    features are kept, in `data`/.features by default; it changes nothing of the adapter. Until then the run lives beside it
+    `checkpoints/last`, `run.json`, `metrics.jsonl` and `timings.jsonl`. Until then the run lives beside it
     in `.NAME.run`, and with `resume` goes on there, to the same bytes. `resume_anyway` names what may have
-    changed since: settings, model, data. `validate` gives the validation accuracy each epoch, where there
-    is a val split; `listeners` hear each event; `again` is the command that continues, for messages.
+    changed since: settings, model, data. `features` says where image features are kept, in `data`/.features
+    by default; it changes nothing of the adapter. `validate` gives the validation accuracy each epoch, where
+    there is a val split; `listeners` hear each event; `again` is the command that continues, for messages.
     Where several ranks train together all call this; the first writes and is heard.
     Raises InputError for wrong input (before anything is written), MedloraError where training fails,
     Interrupted after Ctrl-C or SIGTERM, its state then saved.
