@@ -102,7 +102,7 @@ def _run(output: Path, say: Say) -> DemoResult:
     base = _scored(model, None, dataset, output / "base")
     say("4/5  training LoRA on q, v and o of the text stack")
     with ProgressBar() as bar:
-        in_memory = FeatureSettings(store=False)  # the demo's images are used once
+        in_memory = FeatureSettings(memory=True)  # the demo's images are used once
         run_training(model, data, adapter, settings(), features=in_memory, listeners=[bar])
     say("5/5  scoring the tuned model on the same cases")
     tuned = _scored(model, adapter, dataset, output / "tuned")

@@ -39,7 +39,7 @@ FeaturesLimit = Annotated[
         metavar="GB",
     ),
 ]
-NoFeatures = Annotated[bool, typer.Option("--no-features", help=_FIELDS["store"].description)]
+NoFeatures = Annotated[bool, typer.Option("--no-features", help=_FIELDS["memory"].description)]
 
 
 def feature_settings(directory: Path | None, limit: float | None, memory_only: bool) -> FeatureSettings:
@@ -49,7 +49,7 @@ def feature_settings(directory: Path | None, limit: float | None, memory_only: b
             "--no-features keeps image features in memory only",
             hint="Leave --features and --features-limit out, or leave --no-features out.",
         )
-    given = {"directory": directory, "limit": limit, "store": False if memory_only else None}
+    given = {"directory": directory, "limit": limit, "memory": memory_only or None}
     return validate(FeatureSettings, {name: value for name, value in given.items() if value is not None})
 
 

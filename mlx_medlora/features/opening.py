@@ -36,7 +36,7 @@ def open_features(
     package. A place that cannot be written is found out at the first write.
     """
     store = None
-    if images and settings.store and isinstance(model, Gemma3):
+    if images and not settings.memory and isinstance(model, Gemma3):
         reason = _why_not(model, settings, data)
         if reason is None:
             store = _open_store(model, encoder, settings, data, tell)

@@ -20,7 +20,7 @@ class FeatureSettings(StrictModel):
     limit: float = Field(
         50.0, gt=0, description="Most gigabytes (10^9 bytes) kept there; the least recently used go first."
     )
-    store: bool = Field(True, description="Keep image features in memory only, for this run alone.")
+    memory: bool = Field(False, description="Keep image features in memory only, for this run alone.")
 
     def place(self, data: Path) -> Path:
         """The store's directory for the dataset directory `data`."""

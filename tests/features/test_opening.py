@@ -48,7 +48,7 @@ def test_a_place_of_ones_own(
 def test_no_store_no_files(
     tiny_model: Gemma3, encoder: Pixels, files: list[Path], tmp_path: Path, said: list[str]
 ) -> None:
-    for settings, images in ((FeatureSettings(store=False), True), (FeatureSettings(), False)):
+    for settings, images in ((FeatureSettings(memory=True), True), (FeatureSettings(), False)):
         place = settings.place(tmp_path)
         with open_features(tiny_model, encoder, settings, tmp_path, said.append, images=images) as found:
             assert found.store is None

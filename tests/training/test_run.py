@@ -243,11 +243,11 @@ def test_the_adapter_is_the_same_wherever_features_come_from(
     expected: FeatureUse,
 ) -> None:
     plain = run_training(
-        tiny_medgemma, data, tmp_path / "plain", SETTINGS, features=FeatureSettings(store=False)
+        tiny_medgemma, data, tmp_path / "plain", SETTINGS, features=FeatureSettings(memory=True)
     )
     store = tmp_path / "kept"
     limit = {"limited": 9000 / 1e9, "no room": 1e-8}.get(state, 1.0)
-    features = FeatureSettings(directory=store, limit=limit, store=state != "memory")
+    features = FeatureSettings(directory=store, limit=limit, memory=state == "memory")
     if state in ("warm", "damaged"):
         run_training(tiny_medgemma, data, tmp_path / "first", SETTINGS, features=features)
     if state == "half":
