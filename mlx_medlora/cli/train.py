@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -84,6 +85,9 @@ def train(
     features: FeaturesAt = None,
     features_limit: FeaturesLimit = None,
     no_features: NoFeatures = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask before --prefix-cache takes disk space.")
+    ] = False,
     json: Json = False,
     **flags: Any,
 ) -> None:
@@ -102,7 +106,7 @@ def train(
     else:
         anyway = [name for name in resume_anyway.split(",") if name.strip()]
         kept = feature_settings(features, features_limit, no_features)
-        start(settings, model, data, output, kept, resume, anyway, continuing(context.obj))
+        start(settings, model, data, output, kept, resume, anyway, continuing(context.obj), yes)
 
 
 def continuing(arguments: Sequence[str] | None) -> str:
@@ -128,6 +132,7 @@ def start(
     resume: bool,
     anyway: Sequence[str],
     again: str,
+    yes: bool,
 ) -> None:
     """Train, and say the outcome."""
     from mlx_medlora.training.log import ProgressBar
@@ -145,10 +150,18 @@ def start(
             resume=resume,
             resume_anyway=anyway,
             again=again,
+            confirm=None if yes else ask,
         )
     if result.first:
         record = result.record.model_dump(mode="json")
         out.result({"output": str(output), **record}, _summary(result.record), f"Wrote {output}")
+
+
+def ask(what: str) -> bool:
+    """Whether the person at the terminal agrees. Raises InputError where there is none to ask."""
+    if not sys.stdin.isatty():
+        raise InputError(f"{what}, and nobody can be asked here", hint="Give --yes to agree beforehand.")
+    return typer.confirm(f"{what}. Go on?", err=True)
 
 
 def validation_accuracy(given: Validation) -> float | None:

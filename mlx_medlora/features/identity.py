@@ -57,7 +57,7 @@ def identify(model: Gemma3, encoder: Encoder, memo: Path | None = None) -> Ident
         "shape": list(shape),
         "dtype": str(dtype),
         "pixels": _pixels(encoder),
-        "arithmetic": _arithmetic(),
+        "arithmetic": arithmetic(),
     }
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     return Identity(digest, about, shape, dtype)
@@ -82,7 +82,7 @@ def _pixels(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def _arithmetic() -> dict[str, str]:
+def arithmetic() -> dict[str, str]:
     """Products of matrices differ in their last bits between devices, BLAS kernels and numbers of threads."""
     info = mx.device_info()
     return {

@@ -29,11 +29,14 @@ def attend(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Mask = Non
     piece = max(1, _SCORES // (rows * heads * keys))
     if piece >= length:
         return _piece(q, k, v, scale, mask)
-    parts = []
+    parts: list[mx.array] = []
     for start in range(0, length, piece):
         end = min(length, start + piece)
         seen = mask if mask is None or mask.shape[-2] == 1 else mask[..., start:end, :]
-        parts.append(_piece(q[:, :, start:end], k, v, scale, seen))
+        one = q[:, :, start:end]
+        if parts:  # one after the other: MLX would hold the scores of all at once
+            one = mx.depends(one, parts[-1])
+        parts.append(_piece(one, k, v, scale, seen))
     return mx.concatenate(parts, axis=2)
 
 

@@ -104,12 +104,13 @@ class Base(nn.Module):
         cache: Cache | None = None,
         wanted: mx.array | None = None,
         *,
+        first: int = 0,
         recompute: bool = False,
     ) -> mx.array:
         """(B, L, D) embeddings -> (B, L, D) hidden states after the final norm.
 
         With a cache that already holds tokens, L must be 1: the prompt goes in as one piece. `wanted` (B, Q)
-        asks for those positions alone, (B, Q, D); `recompute` as in `TextStack`.
+        asks for those positions alone, (B, Q, D); `first` and `recompute` as in `TextStack`.
         """
         if cache is not None and cache.length:
             if embeddings.shape[1] != 1:
@@ -117,7 +118,14 @@ class Base(nn.Module):
             return self.text(embeddings, cache.decode_masks(), cache)
         window = self.config.text.sliding_window
         masks = make_masks(embeddings.shape[1], window, attention_mask, token_type_ids)
-        return self.text(embeddings, masks, cache, wanted, recompute=recompute)
+        return self.text(embeddings, masks, cache, wanted, first=first, recompute=recompute)
+
+    def below(self, embeddings: mx.array, token_type_ids: mx.array | None, count: int) -> mx.array:
+        """(B, L, D) embeddings -> (B, L, D) as they leave the first `count` layers."""
+        window = self.config.text.sliding_window
+        return self.text.below(
+            embeddings, make_masks(embeddings.shape[1], window, None, token_type_ids), count
+        )
 
     def head(self, hidden: mx.array) -> mx.array:
         """(..., D) hidden states -> (..., V) logits."""

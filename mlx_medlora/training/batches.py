@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -31,12 +31,20 @@ class Shape(NamedTuple):
         return Shape(max(self.length, other.length), max(self.supervised, other.supervised))
 
 
+class Below(Protocol):
+    """Gives the hidden states that enter the first trained layer, where they are kept."""
+
+    def rows(self, examples: Sequence[Example], length: int) -> mx.array:
+        """(B, length, D) of `examples`."""
+
+
 class Arrays(NamedTuple):
     """What the loss is computed from; rows are padded on the right, where no token that counts looks.
 
-    input_ids (B, L); token_type_ids (B, L) 1 = soft token, None where no row has an image; features (N, T, D)
-    of the images in reading order, or pixels (N, 3, H, W) where the tower is trained. The token after
-    `positions` (B, Q) is `targets` (B, Q), and counts with `weights` (B, Q): 1, or 0 where Q is padded.
+    input_ids (B, L); token_type_ids (B, L) 1 = soft token, None where no row has an image; features
+    (N, T, D) of the images in reading order, or pixels (N, 3, H, W) where the tower is trained, or hidden
+    (B, L, D) that enter the first trained layer, where they are kept. The token after `positions` (B, Q) is
+    `targets` (B, Q), and counts with `weights` (B, Q): 1, or 0 where Q is padded.
     """
 
     input_ids: mx.array
@@ -46,6 +54,7 @@ class Arrays(NamedTuple):
     positions: mx.array
     targets: mx.array
     weights: mx.array
+    hidden: mx.array | None = None
 
 
 @dataclass(frozen=True)
@@ -107,9 +116,16 @@ class Buckets:
 
 
 def collate(
-    examples: Sequence[Example], source: ImageSource, config: ModelConfig, shape: Shape | None = None
+    examples: Sequence[Example],
+    source: ImageSource,
+    config: ModelConfig,
+    shape: Shape | None = None,
+    below: Below | None = None,
 ) -> Batch:
-    """Put `examples` into one batch, in their order, padded to `shape` or else to the longest."""
+    """Put `examples` into one batch, in their order, padded to `shape` or else to the longest.
+
+    With `below` it holds what enters the first trained layer, and no images.
+    """
     shape = shape or Shape(max(len(e) for e in examples), max(e.targets for e in examples))
     size = (len(examples), shape.length)
     ids = np.full(size, config.pad_token_id, dtype=np.int32)  # (B, L)
@@ -124,7 +140,7 @@ def collate(
         targets[row, : len(found)] = example.ids[found + 1]
         weights[row, : len(found)] = 1
     images = [image for example in examples for image in example.images]
-    seen = source.stack(images) if images else None
+    seen = source.stack(images) if images and below is None else None
     raw = isinstance(source, PixelSource)
     arrays = Arrays(
         input_ids=mx.array(ids),
@@ -134,5 +150,6 @@ def collate(
         positions=mx.array(positions),
         targets=mx.array(targets),
         weights=mx.array(weights),
+        hidden=below.rows(examples, shape.length) if below else None,
     )
     return Batch(arrays, sum(e.targets for e in examples), tuple(e.case_id for e in examples))

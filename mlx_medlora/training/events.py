@@ -24,6 +24,14 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class States:
+    """The frozen lower layers are done for `done` of `total` rows."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is about to run. `steps` are updates in all; `validation_rows` is 0 without a val split."""
 
@@ -78,5 +86,5 @@ class Resumed:
     remarks: tuple[str, ...] = ()
 
 
-Event = Features | FeatureUse | Notice | Plan | Step | Epoch | Resumed
+Event = Features | States | FeatureUse | Notice | Plan | Step | Epoch | Resumed
 Listener = Callable[[Event], None]

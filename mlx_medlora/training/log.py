@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from mlx_medlora.errors import InputError
 from mlx_medlora.features.report import FeatureUse
 from mlx_medlora.files import sync_path
-from mlx_medlora.training.events import Epoch, Event, Features, Notice, Plan, Resumed, Step
+from mlx_medlora.training.events import Epoch, Event, Features, Notice, Plan, Resumed, States, Step
 
 METRICS = "metrics.jsonl"
 TIMINGS = "timings.jsonl"
@@ -113,6 +113,8 @@ class ProgressBar:
             self._say(event.sentence())
         elif isinstance(event, Notice):
             self._say(f"Warning: {event.text}")
+        elif isinstance(event, States):
+            self._move("frozen layers", event.done, event.total, "")
         elif isinstance(event, Plan):
             self._begin(event)
         elif isinstance(event, Step) and self.plan is not None:

@@ -17,18 +17,26 @@ from mlx_medlora.training.batches import Arrays
 _LOGITS = 1 << 26  # logits in one piece: 256 MiB in fp32
 
 
-def answer_loss(model: Base, arrays: Arrays, recompute: bool = False, most: int = _LOGITS) -> mx.array:
+def answer_loss(
+    model: Base, arrays: Arrays, recompute: bool = False, *, first: int = 0, most: int = _LOGITS
+) -> mx.array:
     """Sum over the batch of -log p(supervised token), in fp32; divide by their number for the mean.
 
     The last layer's queries, output projection and MLP, and the head, run only where the next token is
     supervised: B x Q x V logits for 4B's 262,208 tokens instead of B x L x V. Where even those are more than
     `most`, they are taken in pieces of the vocabulary, and computed again for the gradient. `recompute` is
-    gradient checkpointing of the layers.
+    gradient checkpointing of the layers; `first` is the one that `arrays.hidden` enters.
     """
-    features = arrays.features if arrays.pixels is None else model.image_features(arrays.pixels)
-    embedded = model.embed(arrays.input_ids, features)  # (B, L, D)
+    entering = arrays.hidden  # (B, L, D)
+    if entering is None:
+        features = arrays.features if arrays.pixels is None else model.image_features(arrays.pixels)
+        entering = model.embed(arrays.input_ids, features)
     hidden = model.hidden(
-        embedded, token_type_ids=arrays.token_type_ids, wanted=arrays.positions, recompute=recompute
+        entering,
+        token_type_ids=arrays.token_type_ids,
+        wanted=arrays.positions,
+        first=0 if arrays.hidden is None else first,
+        recompute=recompute,
     )  # (B, Q, D)
     vocabulary = model.config.text.vocab_size
     if arrays.targets.size * vocabulary <= most:

@@ -19,7 +19,7 @@ from mlx_medlora.lora.adapter import CONFIG, WEIGHTS, save_adapter
 from mlx_medlora.training.checkpoint import Checkpoint, seed_all
 from mlx_medlora.training.events import Listener, Resumed
 from mlx_medlora.training.features import ImageSource
-from mlx_medlora.training.images import look
+from mlx_medlora.training.images import Confirm, keep_prefix, look
 from mlx_medlora.training.keeper import CheckpointKeeper
 from mlx_medlora.training.log import METRICS, TIMINGS
 from mlx_medlora.training.ranks import Ranks
@@ -79,6 +79,7 @@ class _Job:
     work: Workplace | None
     ranks: Ranks
     stop: Stop
+    confirm: Confirm | None
 
 
 def run_training(
@@ -94,6 +95,7 @@ def run_training(
     resume: bool = False,
     resume_anyway: Sequence[str] = (),
     again: str = "the same command and --resume",
+    confirm: Confirm | None = None,
 ) -> TrainingResult:
     """Train an adapter for `model` on the dataset directory `data`, and write `output`.
 
@@ -102,7 +104,8 @@ def run_training(
     in `.NAME.run`, and with `resume` goes on there, to the same bytes. `resume_anyway` names what may have
     changed since: settings, model, data. `features` says where image features are kept, in `data`/.features
     by default; it changes nothing of the adapter. `validate` gives the validation accuracy each epoch, where
-    there is a val split; `listeners` hear each event; `again` is the command that continues, for messages.
+    there is a val split; `listeners` hear each event; `again` is the command that continues, for messages;
+    `confirm` is asked before hidden states are kept.
     Where several ranks train together all call this; the first writes and is heard.
     Raises InputError for wrong input (before anything is written), MedloraError where training fails,
     Interrupted after Ctrl-C or SIGTERM, its state then saved.
@@ -114,7 +117,18 @@ def run_training(
         ranks.refuse_small(settings.batch_size)
         work = Workplace.open(output, resume=resume) if ranks.first else None
         with ending(work, again), Stop(quiet=not ranks.first) as stop:
-            job = _Job(model, data, settings, features or FeatureSettings(), dtype, anyway, work, ranks, stop)
+            job = _Job(
+                model,
+                data,
+                settings,
+                features or FeatureSettings(),
+                dtype,
+                anyway,
+                work,
+                ranks,
+                stop,
+                confirm if ranks.first else None,
+            )
             return _train(job, validate, listeners if ranks.first else (), start, output)
 
 
@@ -127,6 +141,7 @@ def _train(
         setup = set_up(job.model, job.data, job.settings, job.dtype)
         about = describe_data(setup)
         images = look(setup, job.features, job.ranks, listeners)
+        below = keep_prefix(setup, job.settings, job.features, images, job.ranks, listeners, job.confirm)
     now = identity(job.settings, setup.base, about, job.dtype)
     job.ranks.refuse_unlike(now)
     keeper = CheckpointKeeper(job.work, job.settings, setup.base, now, versions(), job.ranks, job.stop, start)
@@ -141,6 +156,7 @@ def _train(
         validate=_bound(validate if job.ranks.first else None, setup, images),
         keeper=keeper,
         ranks=job.ranks,
+        below=below,
     )
     seed_all(job.settings.seed)
     if found is not None:

@@ -54,6 +54,9 @@ class TrainSettings(LoraSettings):
         "auto",
         description="Compute each layer a second time instead of keeping it; auto: where memory is short.",
     )
+    prefix_cache: bool = Field(
+        False, description="With --layers last:K: keep what enters the first trained layer, computed once."
+    )
     patience: int | None = Field(
         None, gt=0, description="Stop after so many epochs without a lower validation loss."
     )

@@ -74,10 +74,28 @@ def set_up(
         )
         for split, cases in splits.items()
     }
+    _refuse_changing_prefix(settings, config)
     network = load_base(source.directory, dtype)
     modules = attach(network, settings, seed=settings.seed)
     base = base_id(source, config)
     return Setup(network, encoder, dataset, examples["train"], examples.get("val", []), base, modules)
+
+
+def _refuse_changing_prefix(settings: TrainSettings, config: ModelConfig) -> None:
+    """Raise InputError where hidden states that training changes are to be kept, or there are none."""
+    first = settings.first_layer(config.text.num_hidden_layers)
+    if not settings.prefix_cache:
+        return
+    if first == 0:
+        raise InputError(
+            f"--prefix-cache keeps what frozen layers give, and --layers {settings.layers} leaves none",
+            hint=f"Give --layers last:K with K below {config.text.num_hidden_layers}.",
+        )
+    if settings.adapts_vision or "embed_tokens" in settings.save_modules:
+        raise InputError(
+            "--prefix-cache needs a frozen vision tower and embedding, and these settings train one of them",
+            hint="Leave out --prefix-cache, or --vision, all-linear and embed_tokens.",
+        )
 
 
 def base_id(source: Source, config: ModelConfig) -> BaseModelId:

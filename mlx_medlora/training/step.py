@@ -61,7 +61,10 @@ class Stepper:
         self.optimizer.init(model.trainable_parameters())
         self.recompute = settings.grad_checkpoint == "on"
         self.traces = 0
-        self.gradient = nn.value_and_grad(model, lambda arrays: answer_loss(model, arrays, self.recompute))
+        self.first = settings.first_layer(model.config.text.num_hidden_layers)
+        self.gradient = nn.value_and_grad(
+            model, lambda arrays: answer_loss(model, arrays, self.recompute, first=self.first)
+        )
         self._add = mx.compile(self._summed)
         self._step = mx.compile(self._whole)
         self._apply = mx.compile(self._applied)

@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma.model import Base
-from mlx_medlora.training.batches import Batch, Buckets, collate
+from mlx_medlora.training.batches import Batch, Below, Buckets, collate
 from mlx_medlora.training.events import Epoch, Event, Listener, Plan, Step
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import ImageSource
@@ -91,6 +91,7 @@ class Trainer:
         validate: Validate | None = None,
         keeper: Keeper | None = None,
         ranks: Ranks = ALONE,
+        below: Below | None = None,
     ) -> None:
         """Raises InputError for an empty training set, or patience without validation."""
         if not train:
@@ -102,7 +103,7 @@ class Trainer:
             )
         self.model, self.train, self.val, self.features = model, train, val, features
         self.settings, self.save, self.validate = settings, save, validate
-        self.listeners, self.keeper, self.ranks = listeners, keeper, ranks
+        self.listeners, self.keeper, self.ranks, self.below = listeners, keeper, ranks, below
         self.outcome, self.place = Outcome(), Place()
         batches = math.ceil(len(train) / settings.batch_size)
         self.total = math.ceil(batches / settings.accumulate) * settings.epochs
@@ -170,7 +171,7 @@ class Trainer:
     def _collated(self, examples: Sequence[Example], buckets: Buckets) -> Batch | None:
         """This rank's rows of a batch, padded as the whole of it is; None where it has no row."""
         own, shape = self.ranks.rows(examples), buckets.shape(examples)
-        return collate(own, self.features, self.model.config, shape) if own else None
+        return collate(own, self.features, self.model.config, shape, self.below) if own else None
 
     def _report(self, epoch: int, done: Update, rows: int) -> Step:
         elapsed = perf_counter() - self.started
@@ -219,7 +220,8 @@ class Trainer:
         for indices in self.val_buckets.in_order():
             batch = self._collated([self.val[index] for index in indices], self.val_buckets)
             if batch is not None:
-                nll, tokens = nll + float(answer_loss(self.model, batch.arrays)), tokens + batch.supervised
+                own_loss = answer_loss(self.model, batch.arrays, first=self.stepper.first)
+                nll, tokens = nll + float(own_loss), tokens + batch.supervised
                 refuse_broken("validation loss", nll, f"epoch {epoch}", batch.case_ids)
         nll, tokens = self.ranks.total(nll, tokens)
         return nll / tokens

@@ -1,0 +1,147 @@
+"""The compiled step, its shapes, and gradient checkpointing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx import nn
+from mlx.utils import tree_flatten
+
+from mlx_medlora.gemma.config import ModelConfig
+from mlx_medlora.gemma.model import Base, build
+from mlx_medlora.lora.dropout import keyed, row_keys
+from mlx_medlora.lora.layers import LoraLinear, attach
+from mlx_medlora.training.batches import collate
+from mlx_medlora.training.examples import Example
+from mlx_medlora.training.features import FeatureCache
+from mlx_medlora.training.loss import answer_loss
+from mlx_medlora.training.settings import TrainSettings
+from mlx_medlora.training.trainer import Trainer
+
+Adapted = Callable[[TrainSettings], Base]
+PLAIN = TrainSettings(rank=2, dropout=0.0, epochs=4, batch_size=2, lr=1e-2)
+
+
+def trained(model: Base) -> dict[str, np.ndarray]:
+    return {name: np.array(value) for name, value in tree_flatten(model.trainable_parameters())}
+
+
+def run(adapted: Adapted, rows: list[Example], features: FeatureCache, settings: TrainSettings) -> Trainer:
+    made = Trainer(adapted(settings), rows, [], features, settings, save=lambda kind: None)
+    made.run()
+    return made
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_nothing_is_traced_again_after_the_first_epoch(
+    adapted: Adapted, mixed: list[Example], features: FeatureCache, accumulate: int, dropout: float
+) -> None:
+    settings = PLAIN.model_copy(update={"accumulate": accumulate, "dropout": dropout})
+    made = Trainer(adapted(settings), mixed, [], features, settings, save=lambda kind: None)
+    counts = []
+    for epoch in range(1, 5):
+        made.place.epoch, made.place.updates = epoch, 0
+        made._epoch()
+        counts.append(made.stepper.traces)
+    assert counts[0] > 0
+    # with accumulation a batch may be the window's last in one epoch and not in another: two functions
+    assert len(set(counts[accumulate - 1 :])) == 1
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_compiled_and_plain_steps_train_the_same_adapter(
+    adapted: Adapted, mixed: list[Example], features: FeatureCache, dropout: float
+) -> None:
+    settings = PLAIN.model_copy(update={"accumulate": 2, "dropout": dropout, "lr": 2e-4})
+    compiled = trained(run(adapted, mixed, features, settings).model)
+    mx.disable_compile()
+    try:
+        plain = trained(run(adapted, mixed, features, settings).model)
+    finally:
+        mx.enable_compile()
+    start = trained(adapted(settings))
+    for name, values in plain.items():
+        np.testing.assert_allclose(compiled[name], values, atol=1e-6)
+        assert not np.array_equal(values, start[name])
+
+
+def gradients(
+    model: Base, rows: list[Example], features: FeatureCache, recompute: bool
+) -> dict[str, np.ndarray]:
+    arrays = collate(rows, features, model.config).arrays
+    with keyed(model, row_keys(0, 0, 0, range(len(rows)))):
+        _, found = nn.value_and_grad(model, answer_loss)(model, arrays, recompute)
+    return {name: np.array(value) for name, value in tree_flatten(found)}
+
+
+@pytest.mark.parametrize("target", [("q_proj", "v_proj", "o_proj"), ("down_proj", "q_proj")])
+def test_checkpointing_changes_no_gradient(
+    adapted: Adapted, mixed: list[Example], features: FeatureCache, target: tuple[str, ...]
+) -> None:
+    """With dropout: the second computation must draw the masks of the first."""
+    model = adapted(TrainSettings(rank=2, dropout=0.4, target=target))
+    model.train()
+    for _, module in model.named_modules():
+        if isinstance(module, LoraLinear):
+            module.lora_b = mx.random.normal(module.lora_b.shape, key=mx.random.key(1)) * 0.1
+    kept = gradients(model, mixed, features, recompute=False)
+    again = gradients(model, mixed, features, recompute=True)
+    for name, values in kept.items():
+        np.testing.assert_allclose(again[name], values, atol=1e-6 * max(1, np.abs(values).max()))
+        assert np.abs(values).max() > 0
+
+
+def test_checkpointing_holds_less(tiny_config: ModelConfig, make_example: Callable[..., Example]) -> None:
+    """Thirty layers, so that what one layer needs while it is at work does not matter."""
+    text = tiny_config.text.model_copy(
+        update={"num_hidden_layers": 30, "layer_types": ("sliding_attention",) * 30}
+    )
+    deep = tiny_config.model_copy(update={"text": text})
+    rows = [make_example(name, prompt=120) for name in "abcd"]
+    peaks = {}
+    for choice in ("off", "on"):
+        settings = PLAIN.model_copy(update={"grad_checkpoint": choice, "batch_size": 4})
+        model = build(deep)
+        attach(model, settings, seed=0)
+        made = Trainer(model, rows, [], FeatureCache(), settings, save=lambda kind: None)
+        made.update([rows], 1)
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        made.update([rows], 1)
+        peaks[choice] = mx.get_peak_memory() - before
+    assert peaks["on"] < 0.45 * peaks["off"]
+
+
+def test_no_copy_of_a_packed_weight_is_made(
+    adapted: Adapted, mixed: list[Example], features: FeatureCache, tmp_path: object
+) -> None:
+    """The graph of loss and gradients multiplies with packed words, and never unpacks a matrix."""
+    model = adapted(PLAIN)
+    nn.quantize(
+        model.language_model, 32, 4, class_predicate=lambda name, m: type(m) in (nn.Linear, nn.Embedding)
+    )
+    arrays = collate(mixed, features, model.config).arrays
+    value, found = nn.value_and_grad(model, answer_loss)(model, arrays)
+    stream = tmp_path / "graph.dot"  # type: ignore[operator]
+    mx.export_to_dot(str(stream), value, *(g for _, g in tree_flatten(found)))
+    text = stream.read_text()
+    assert text.count("QuantizedMatmul") > 7 * 7
+    # one row each for the tokens of the batch: the embedding's look-up unpacks those alone
+    assert text.count("AffineQuantize") + text.count("Dequantize") <= 1
+
+
+def test_a_rows_dropout_does_not_feel_its_batch() -> None:
+    """Rank 1 of 2 holds rows 1 and 3 of a batch of 4."""
+    layer = LoraLinear(nn.Linear(6, 6), 2, 1.0, 0.5, mx.random.key(0))
+    x = mx.ones((4, 3, 6))
+    with keyed(layer, row_keys(1, 2, 0, range(4))):
+        whole = layer.dropout(x)
+    with keyed(layer, row_keys(1, 2, 0, range(1, 4, 2))):
+        part = layer.dropout(x[1::2])
+    assert mx.array_equal(part, whole[1::2])
+    assert not mx.array_equal(whole[0], whole[1])
+    assert layer.dropout.keys is None
