@@ -62,7 +62,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def write_checkpoint(
-    directory: Path, shape: str = "4b", *, layers: int | None = None, tokenizer: Path = TOKENIZER, seed: int = 0
+    directory: Path,
+    shape: str = "4b",
+    *,
+    layers: int | None = None,
+    tokenizer: Path = TOKENIZER,
+    seed: int = 0,
 ) -> int:
     """Write a random checkpoint into a new directory; return its bytes of weights.
 
@@ -166,9 +171,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="directory of Gemma 3's tokenizer")
     given = parser.parse_args()
     try:
-        total = write_checkpoint(
-            given.directory, given.shape, layers=given.layers, tokenizer=given.tokenizer
-        )
+        total = write_checkpoint(given.directory, given.shape, layers=given.layers, tokenizer=given.tokenizer)
     except OSError as error:
         sys.exit(str(error))
     print(f"{given.directory}: {total / 1e9:.2f} GB of weights, {total // 2:,} parameters")

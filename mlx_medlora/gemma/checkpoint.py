@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma import names
 from mlx_medlora.gemma.config import ModelConfig, read_config
-from mlx_medlora.gemma.tensorfiles import INDEX, Stored, read_header, read_index, weight_files
+from mlx_medlora.gemma.tensorfiles import INDEX, Stored, read_header, read_index, read_rows, weight_files
 
 _BLOCK = 1 << 22
 
@@ -49,6 +49,16 @@ class Checkpoint:
         if name == names.PATCHES and self._transposed:
             return array.transpose(0, 2, 3, 1)  # (O, I, H, W) -> (O, H, W, I)
         return array
+
+    def rows(self, name: str, start: int, stop: int) -> mx.array:
+        """Rows `start` to `stop` of one tensor, read now: memory is theirs alone, however large the rest."""
+        entry = self.stored[name]
+        raw = mx.array(read_rows(entry, start, stop))
+        array = raw.view(mx.bfloat16) if entry.dtype == "BF16" else raw
+        if name == names.PATCHES and self._transposed:
+            _, height, width, channels = entry.shape
+            return array.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
+        return array.reshape(stop - start, *entry.shape[1:])
 
     def half_precision(self) -> list[str]:
         """Canonical names of the tensors stored in fp16."""

@@ -1,4 +1,4 @@
-"""Convert a checkpoint to an MLX directory, tensor by tensor: memory stays near the largest tensor."""
+"""Convert a checkpoint to an MLX directory by blocks of rows: memory stays the same for any size of model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mlx_medlora.gemma.fingerprint import MANIFEST, fingerprint, source_fingerpr
 from mlx_medlora.gemma.hub import Source, locate
 from mlx_medlora.gemma.model import build
 from mlx_medlora.gemma.packing import Packing
-from mlx_medlora.gemma.shards import SHARD_BYTES, Written, write_shards
+from mlx_medlora.gemma.shards import SHARD_BYTES, ShardWriter, Written
 from mlx_medlora.gemma.weights import refuse_misfits
 from mlx_medlora.settings import StrictModel, validate
 
@@ -42,6 +42,7 @@ _COMPANIONS = (
     "LICENSE*",
     "NOTICE*",
 )
+_CACHE_BYTES = 64 << 20
 _SPARE_BYTES = 64 << 20  # tokenizer and small files
 
 Progress = Callable[[int, int], None]
@@ -149,10 +150,14 @@ def write_model(
     plan = packing.plan()
     total = sum(planned.bytes for planned in plan)
     report = None if progress is None else lambda done: progress(done, total)
-    with _no_buffer_cache():
-        files = write_shards(
-            work, plan, packing.arrays(), mark=packing.mark, limit=shard_bytes, progress=report
-        )
+    with (
+        _small_buffer_cache(),
+        ShardWriter(work, plan, mark=packing.mark, limit=shard_bytes, progress=report) as shards,
+    ):
+        for block in packing.blocks():
+            for name, rows in block:
+                shards.append(name, rows)
+        files = shards.finish()
     _write_config(work, checkpoint.config, settings)
     _copy_companions(source.directory, work)
     origin = about if about is not None else {"source_fingerprint": _origin(source)}
@@ -196,9 +201,9 @@ def _refuse_small_disk(output: Path, total: int) -> None:
 
 
 @contextmanager
-def _no_buffer_cache() -> Iterator[None]:
-    """Give freed buffers back at once: MLX would keep those of every tensor for reuse."""
-    limit = mx.set_cache_limit(0)
+def _small_buffer_cache() -> Iterator[None]:
+    """Keep few freed buffers for reuse: MLX would keep those of every shape of block."""
+    limit = mx.set_cache_limit(_CACHE_BYTES)
     try:
         yield
     finally:

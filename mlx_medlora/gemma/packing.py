@@ -1,9 +1,14 @@
-"""What a conversion writes for each tensor that it reads: the plan first, then the arrays in its order."""
+"""What a conversion writes for each tensor that it reads: the plan first, then blocks of rows in its order.
+
+Groups of neighbouring weights lie within a row, so quantising rows apart gives the bytes of the whole.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import cycle
 from math import prod
 
 import mlx.core as mx
@@ -15,6 +20,9 @@ from mlx_medlora.gemma.config import Quantization
 from mlx_medlora.gemma.shards import Planned
 from mlx_medlora.gemma.tensorfiles import Stored
 
+BLOCK_VALUES = 1 << 22  # of a block of rows: small enough to stay in a processor's cache
+_AHEAD = 2
+_PARTS = ("weight", "scales", "biases")
 DTYPES = {"bfloat16": ("BF16", mx.bfloat16), "float32": ("F32", mx.float32)}
 
 
@@ -46,10 +54,30 @@ class Packing:
             planned for name, entry in self.checkpoint.stored.items() for planned in self._plan(name, entry)
         ]
 
-    def arrays(self) -> Iterator[mx.array]:
-        """The arrays of `plan`, lazy, in its order; one source tensor is held at a time."""
-        for name in self.checkpoint.stored:
-            yield from self._arrays(name)
+    def blocks(self) -> Iterator[list[tuple[str, mx.array]]]:
+        """Blocks of rows in the order of `plan`: what to append to which tensors, already being computed.
+
+        A few blocks are held at a time. On the CPU they are computed by two threads.
+        """
+        on_cpu = mx.default_device().type == mx.cpu
+        streams = [mx.new_stream(mx.cpu) for _ in range(2)] if on_cpu else [mx.default_stream(mx.gpu)]
+        waiting: deque[list[tuple[str, mx.array]]] = deque()
+        for stream, (name, start, stop) in zip(cycle(streams), self._ranges(), strict=False):
+            with mx.stream(stream):
+                block = self._block(name, start, stop)
+                mx.async_eval([rows for _, rows in block])
+            waiting.append(block)
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft()
+        yield from waiting
+
+    def _ranges(self) -> Iterator[tuple[str, int, int]]:
+        """Every tensor's name and the bounds of its blocks of rows."""
+        for name, entry in self.checkpoint.stored.items():
+            count = entry.shape[0]
+            step = max(1, BLOCK_VALUES * count // prod(entry.shape))
+            for start in range(0, count, step):
+                yield name, start, min(start + step, count)
 
     def parameters(self) -> int:
         """Number of the model's parameters, before packing."""
@@ -73,24 +101,31 @@ class Packing:
                 hint=_other_group(width),
             )
         module = name.removesuffix(".weight")
+        widths = (width * bits // 32, width // group, width // group)
+        dtypes = ("U32", self.stored_dtype, self.stored_dtype)
         packed = [
-            Planned(f"{module}.weight", (rows, width * bits // 32), "U32"),
-            Planned(f"{module}.scales", (rows, width // group), self.stored_dtype),
-            Planned(f"{module}.biases", (rows, width // group), self.stored_dtype),
+            Planned(f"{module}.{part}", (rows, columns), dtype)
+            for part, columns, dtype in zip(_PARTS, widths, dtypes, strict=True)
         ]
         if module != self._copied:
             return packed
         head = names.head(text_only=False)
         return packed + [replace(part, name=part.name.replace(module, head)) for part in packed]
 
-    def _arrays(self, name: str) -> list[mx.array]:
-        array = self.checkpoint.tensor(name).astype(self.dtype)
+    def _block(self, name: str, start: int, stop: int) -> list[tuple[str, mx.array]]:
+        rows = self.checkpoint.rows(name, start, stop).astype(self.dtype)
         if not self.packs(name):
             hub_layout = name == names.PATCHES and self.quantization is None
-            return [array.transpose(0, 3, 1, 2) if hub_layout else array]
+            return [(name, rows.transpose(0, 3, 1, 2) if hub_layout else rows)]
         assert self.quantization is not None
-        packed = list(mx.quantize(array, self.quantization.group_size, self.quantization.bits))
-        return packed * 2 if name.removesuffix(".weight") == self._copied else packed
+        packed = mx.quantize(rows, self.quantization.group_size, self.quantization.bits)
+        module = name.removesuffix(".weight")
+        modules = [module, names.head(text_only=False)] if module == self._copied else [module]
+        return [
+            (f"{module}.{part}", array)
+            for module in modules
+            for part, array in zip(_PARTS, packed, strict=True)
+        ]
 
     def _shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         if name != names.PATCHES or self.quantization is not None:

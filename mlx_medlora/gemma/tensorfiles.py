@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from mlx_medlora.errors import InputError
@@ -16,6 +18,8 @@ from mlx_medlora.files import read_json
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 READABLE = ("BF16", "F16", "F32", "U32")
+_SIZES = {"BF16": 2, "F16": 2, "F32": 4, "U32": 4}
+_NUMPY = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "U32": np.uint32}
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SHARD = re.compile(r"-(\d+)-of-(\d+)\.safetensors$")
 _REFETCH = "Copy or download this file again."
@@ -131,6 +135,25 @@ def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
         header: dict[str, Any] = json.loads(raw.read(length))
     header.pop("__metadata__", None)
     return {name: _stored(path, name, fields, 8 + length) for name, fields in header.items()}, metadata
+
+
+def read_rows(entry: Stored, start: int, stop: int) -> npt.NDArray[Any]:
+    """The values of rows `start` to `stop` (of the first axis), flat; BF16 comes as its bits in uint16.
+
+    Plain reads: memory-mapped pages would count as this process's memory. Raises InputError where the
+    file has become shorter since its header was read.
+    """
+    row = entry.bytes // entry.shape[0]
+    found = np.empty((stop - start) * row // _SIZES[entry.dtype], _NUMPY[entry.dtype])
+    unread = found.data.cast("B")
+    with entry.file.open("rb", buffering=0) as stream:
+        stream.seek(entry.start + start * row)
+        while unread:
+            count = stream.readinto(unread)
+            if not count:
+                raise InputError(f"cut off inside {entry.name}", path=entry.file, hint=_REFETCH)
+            unread = unread[count:]
+    return found
 
 
 def _refuse_stand_ins(path: Path) -> None:

@@ -17,21 +17,22 @@ from mlx_medlora.lora.adapter import Adapter
 _PACKED = (".scales", ".biases")
 
 
-def merge(weight: mx.array, adapter: Adapter, module: str) -> mx.array:
-    """One layer's (out, in) matrix with the adapter's update, in fp32.
+def merge(weight: mx.array, adapter: Adapter, module: str, rows: slice) -> mx.array:
+    """Rows of one layer's (out, in) matrix, `weight`, with the adapter's update, in fp32.
 
     LoRA adds s * (A B)^T; DoRA then gives each row its trained magnitude.
     """
-    a, b = (mx.array(adapter.tensors[f"{module}.{part}"]) for part in ("lora_a", "lora_b"))
+    a = mx.array(adapter.tensors[f"{module}.lora_a"])
+    b = mx.array(adapter.tensors[f"{module}.lora_b"][:, rows])
     merged = weight.astype(mx.float32) + adapter.config.scale_of(module) * (a @ b).T
     magnitude = adapter.tensors.get(f"{module}.magnitude")
     if magnitude is None:
         return merged
-    return merged * (mx.array(magnitude) / mx.linalg.norm(merged, axis=1))[:, None]
+    return merged * (mx.array(magnitude[rows]) / mx.linalg.norm(merged, axis=1))[:, None]
 
 
 class MergedCheckpoint(Checkpoint):
-    """A checkpoint that gives its tensors with an adapter merged in, dequantised, one at a time."""
+    """A checkpoint that gives its tensors with an adapter merged in, dequantised, by rows."""
 
     def __init__(self, base: Checkpoint, adapter: Adapter) -> None:
         """Raises InputError where the adapter's biases have no place in the base's layers."""
@@ -57,39 +58,46 @@ class MergedCheckpoint(Checkpoint):
         return "float32" if norm.dtype == "F32" else "bfloat16"
 
     def tensor(self, name: str) -> mx.array:
-        """One merged tensor, lazy."""
-        tensors = self._adapter.tensors
-        module, _, part = name.rpartition(".")
-        if module in (self._embedding, self._head):
-            return self._whole(module, name)
-        if part == "bias":
-            return self._bias(module, name)
-        weight = self._plain(module) if part == "weight" else self._base.tensor(name)
-        return merge(weight, self._adapter, module) if f"{module}.lora_a" in tensors else weight
+        """One merged tensor, whole."""
+        return self.rows(name, 0, self.stored[name].shape[0])
 
-    def _whole(self, module: str, name: str) -> mx.array:
+    def rows(self, name: str, start: int, stop: int) -> mx.array:
+        """Rows `start` to `stop` of one merged tensor, lazy."""
+        module, _, part = name.rpartition(".")
+        rows = slice(start, stop)
+        if module in (self._embedding, self._head):
+            return self._whole(module, name, rows)
+        if part == "bias":
+            return self._bias(module, name, rows)
+        weight = self._plain(module, rows) if part == "weight" else self._base.rows(name, start, stop)
+        adapted = f"{module}.lora_a" in self._adapter.tensors
+        return merge(weight, self._adapter, module, rows) if adapted else weight
+
+    def _whole(self, module: str, name: str, rows: slice) -> mx.array:
         """Embedding and head: the adapter's copy, or else the base's, whose head may be its embedding."""
         saved = self._adapter.tensors.get(name)
         if saved is not None:
-            return mx.array(saved)
-        return self._plain(self._embedding if name not in self._base.stored else module)
+            return mx.array(saved[rows])
+        return self._plain(self._embedding if name not in self._base.stored else module, rows)
 
-    def _bias(self, module: str, name: str) -> mx.array:
+    def _bias(self, module: str, name: str, rows: slice) -> mx.array:
         tensors = self._adapter.tensors
         trained = tensors.get(f"{module}.linear.bias", tensors.get(name))
-        bias = self._base.tensor(name) if trained is None else mx.array(trained)
+        bias = self._base.rows(name, rows.start, rows.stop) if trained is None else mx.array(trained[rows])
         extra = tensors.get(f"{module}.lora_bias")
-        return bias if extra is None else bias + self._adapter.config.scale_of(module) * mx.array(extra)
+        if extra is None:
+            return bias
+        return bias + self._adapter.config.scale_of(module) * mx.array(extra[rows])
 
-    def _plain(self, module: str) -> mx.array:
-        """The module's `weight`, dequantised where it is packed."""
-        weight = self._base.tensor(f"{module}.weight")
+    def _plain(self, module: str, rows: slice) -> mx.array:
+        """Rows of the module's `weight`, dequantised where it is packed."""
+        weight = self._base.rows(f"{module}.weight", rows.start, rows.stop)
         if f"{module}.scales" not in self._base.stored:
             return weight
         width = self.stored[f"{module}.weight"].shape[-1]
         scheme = packing(self._base, module, width)
         assert scheme is not None  # `_widths` read it
-        scales, biases = (self._base.tensor(f"{module}{part}") for part in _PACKED)
+        scales, biases = (self._base.rows(f"{module}{part}", rows.start, rows.stop) for part in _PACKED)
         return mx.dequantize(weight, scales, biases, scheme["group_size"], scheme["bits"])
 
     def _refuse_homeless_biases(self) -> None:

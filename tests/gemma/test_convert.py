@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from mlx.utils import tree_flatten
 
 from mlx_medlora.errors import InputError, MedloraError
 from mlx_medlora.gemma import convert as conversion
+from mlx_medlora.gemma import packing
 from mlx_medlora.gemma.config import read_config
 from mlx_medlora.gemma.convert import MANIFEST, convert
 from mlx_medlora.gemma.model import build
-from mlx_medlora.gemma.shards import Planned, header, split, write_shards
+from mlx_medlora.gemma.shards import Planned, ShardWriter, header, split
+from mlx_medlora.gemma.tensorfiles import read_header
 from mlx_medlora.gemma.weights import load_weights, open_checkpoint
 
 IDS = [[2, 301, 300, 300, 300, 300, 302, 7, 8, 9]]
@@ -156,6 +159,82 @@ def test_two_conversions_have_the_same_bytes(hub_checkpoint: Path, tmp_path: Pat
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
+@pytest.mark.parametrize("options", [{"bits": 4}, {"bits": 8}, {}, {"dtype": "float32"}])
+def test_blocks_of_rows_give_the_bytes_of_whole_tensors(
+    hub_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    steps = {}
+    for name, values in (("whole", 1 << 40), ("blocks", 1000)):  # 15 of 64-wide rows, which divide nothing
+        monkeypatch.setattr(packing, "BLOCK_VALUES", values)
+        seen: list[int] = []
+        out = tmp_path / name
+        convert(
+            hub_checkpoint,
+            out,
+            group_size=32,
+            shard_bytes=90_000,
+            progress=lambda done, total, seen=seen: seen.append(done),
+            **options,
+        )
+        steps[name] = seen
+        assert seen == sorted(set(seen))
+        assert seen[-1] == sum(entry.bytes for entry in stored(out))
+    assert len(steps["blocks"]) > 2 * len(steps["whole"])
+    files = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert sum(name.endswith(".safetensors") for name in files) >= 3
+    for name in files:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "blocks" / name).read_bytes(), name
+
+
+def stored(directory: Path) -> list[Any]:
+    return [entry for path in directory.glob("*.safetensors") for entry in read_header(path)[0].values()]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_packed_bytes_are_those_of_mlx_on_the_whole_matrix(
+    hub_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int
+) -> None:
+    monkeypatch.setattr(packing, "BLOCK_VALUES", 1000)
+    convert(hub_checkpoint, tmp_path / "out", bits=bits, group_size=32)
+    source = mx.load(str(hub_checkpoint / "model.safetensors"))
+    written = mx.load(str(tmp_path / "out" / "model.safetensors"))
+    packed = [name.removesuffix(".scales") for name in written if name.endswith(".scales")]
+    assert len(packed) == 7 * 7 + 2
+    for module in packed:
+        name = module.replace("lm_head", "model.embed_tokens")
+        whole = mx.quantize(source[f"{name}.weight"].astype(mx.bfloat16), 32, bits)
+        for part, array in zip(("weight", "scales", "biases"), whole, strict=True):
+            assert mx.array_equal(written[f"{module}.{part}"], array), (module, part)
+
+
+def test_an_interrupted_conversion_leaves_nothing(
+    hub_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(packing, "BLOCK_VALUES", 1000)
+    before, threads = sorted(os.listdir(tmp_path)), threading.active_count()
+    for bits in (None, 4):
+        with pytest.raises(KeyboardInterrupt):
+            convert(hub_checkpoint, tmp_path / "out", bits=bits, group_size=32, progress=interrupt)
+        assert sorted(os.listdir(tmp_path)) == before
+        assert threading.active_count() == threads
+
+
+def test_a_source_that_shrinks_is_named_and_leaves_nothing(hub_checkpoint: Path, tmp_path: Path) -> None:
+    path = hub_checkpoint / "model.safetensors"
+
+    def cut(done: int, total: int) -> None:
+        os.truncate(path, 4096)
+
+    with pytest.raises(InputError, match=r"model\.safetensors: cut off inside language_model") as caught:
+        convert(hub_checkpoint, tmp_path / "out", progress=cut)
+    assert "download" in str(caught.value.hint)
+    assert sorted(os.listdir(tmp_path)) == ["hub"]
+
+
 def test_progress_and_a_missing_tokenizer(torch_model: Any, tmp_path: Path) -> None:
     torch_model.save_pretrained(tmp_path / "hub")
     seen: list[tuple[int, int]] = []
@@ -222,43 +301,60 @@ def test_a_full_disk_leaves_nothing(
 
 
 MEASURE = """
-import sys, json
+import sys, json, tracemalloc
 from pathlib import Path
 import mlx_medlora.gemma
 import mlx.core as mx
+from mlx_medlora.gemma import packing
 from mlx_medlora.gemma.convert import convert
-bits = None if sys.argv[3] == "none" else int(sys.argv[3])
-convert(Path(sys.argv[1]), Path(sys.argv[2]), bits=bits, dtype="bfloat16")
-print(json.dumps(mx.get_peak_memory()))
+packing.BLOCK_VALUES = 1 << 17
+convert("tiny-medgemma", Path(sys.argv[2]) / "first", bits=4)  # imports and lasting objects
+mx.reset_peak_memory()
+tracemalloc.start()
+convert(Path(sys.argv[1]), Path(sys.argv[2]) / "out", **json.loads(sys.argv[3]))
+print(json.dumps([mx.get_peak_memory(), tracemalloc.get_traced_memory()[1]]))
 """
 
 
-@pytest.mark.parametrize("bits", ["none", "4"])
-def test_memory_stays_near_the_largest_tensor(tmp_path: Path, bits: str) -> None:
-    """A checkpoint of 64 MB whose largest tensor, the embedding, has 8 MB."""
-    source = tmp_path / "hub"
-    source.mkdir()
-    text = {"vocab_size": 8192, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12}
+@pytest.mark.parametrize("options", [{"bits": 4}, {}, {"dtype": "float32"}])
+def test_memory_is_that_of_a_few_blocks(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Blocks of 0.25 MB (in bf16) of a model whose embedding has 67 MB."""
+    embedding = text_checkpoint(tmp_path / "hub", rows=65536)
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "hub"), str(tmp_path), json.dumps(options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    of_mlx, of_python = json.loads(done.stdout)
+    assert embedding > 60e6
+    assert 0 < of_mlx < 6e6
+    assert 0 < of_python < 6e6
+
+
+def text_checkpoint(directory: Path, rows: int) -> int:
+    """Write a text-only model 512 wide in bf16; return the bytes of its embedding."""
+    directory.mkdir()
+    text = {"vocab_size": rows, "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 2}
     shape = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 128}
     raw = {"model_type": "gemma3_text", "query_pre_attn_scalar": 128, "sliding_window": 64}
-    (source / "config.json").write_text(json.dumps(raw | text | shape))
-    model = build(read_config(source))
+    (directory / "config.json").write_text(json.dumps(raw | text | shape))
+    model = build(read_config(directory))
     arrays = {name: array.astype(mx.bfloat16) for name, array in tree_flatten(model.parameters())}
-    mx.save_safetensors(str(source / "model.safetensors"), arrays)
-    size = sum(array.nbytes for array in arrays.values())
-    largest = max(array.nbytes for array in arrays.values())
-    command = [sys.executable, "-c", MEASURE, str(source), str(tmp_path / "out"), bits]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
-    assert size > 7 * largest
-    assert json.loads(done.stdout) < 3 * largest
+    mx.save_safetensors(str(directory / "model.safetensors"), arrays)
+    return arrays["model.embed_tokens.weight"].nbytes
 
 
 def test_writer_refuses_what_was_not_planned(tmp_path: Path) -> None:
     plan = [Planned("a", (2, 3), "F32")]
-    with pytest.raises(ValueError, match=r"planned F32 \(2, 3\)"):
-        write_shards(tmp_path, plan, iter([mx.zeros((3, 2))]), mark="pt")
-    with pytest.raises(ValueError, match=r"planned F32 \(2, 3\)"):
-        write_shards(tmp_path, plan, iter([mx.zeros((2, 3), mx.bfloat16)]), mark="pt")
+    wrong = [mx.zeros((2, 2)), mx.zeros((2, 3), mx.bfloat16)]
+    for number, rows in enumerate(wrong):
+        (tmp_path / str(number)).mkdir()
+        refused = pytest.raises(ValueError, match=r"planned F32 \(2, 3\)")
+        with ShardWriter(tmp_path / str(number), plan, mark="pt") as shards, refused:
+            shards.append("a", rows)
+    with ShardWriter(tmp_path, plan, mark="pt") as shards:
+        shards.append("a", mx.zeros((1, 3)))
+        with pytest.raises(ValueError, match="not all rows were written: a"):
+            shards.finish()
+        with pytest.raises(ValueError, match=r"a: more rows than the planned \(2, 3\)"):
+            shards.append("a", mx.zeros((2, 3)))
 
 
 def test_shards_keep_order_and_limit() -> None:

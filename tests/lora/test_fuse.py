@@ -17,6 +17,7 @@ from transformers import Gemma3ForConditionalGeneration
 from mlx_medlora.cases.phantoms import draw
 from mlx_medlora.cli.app import run
 from mlx_medlora.errors import InputError
+from mlx_medlora.gemma import packing
 from mlx_medlora.gemma.convert import convert
 from mlx_medlora.gemma.fingerprint import fingerprint, source_fingerprint
 from mlx_medlora.gemma.processor import Encoder, load_processor
@@ -119,6 +120,22 @@ def test_a_quantised_base_is_dequantised(
     # what the four bits came from is the adapter's base too: the hub's own weights take it
     fuse(tiny_medgemma, adapter, tmp_path / "whole", format="hf")
     assert distance(ours(tmp_path / "whole", None, inputs), ours(tiny_medgemma, adapter, inputs)) < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_of_rows_merge_as_whole_matrices(
+    kind: str, tiny_medgemma: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(tiny_medgemma, tmp_path / "four", bits=4, dtype="float32")
+    adapter = make_adapter(tmp_path / "four", tmp_path / "adapter", KINDS[kind])
+    for name, values in (("whole", 1 << 40), ("blocks", 1000)):
+        monkeypatch.setattr(packing, "BLOCK_VALUES", values)
+        fuse(tmp_path / "four", adapter, tmp_path / name)
+    whole, blocks = (mx.load(str(tmp_path / name / "model.safetensors")) for name in ("whole", "blocks"))
+    assert set(whole) == set(blocks)
+    for name, wanted in whole.items():
+        found = np.array(blocks[name])
+        assert np.abs(found - np.array(wanted)).max() <= 1e-6 * np.abs(np.array(wanted)).max(), name
 
 
 def test_a_fused_model_is_another_base(tiny_medgemma: Path, tmp_path: Path) -> None:
