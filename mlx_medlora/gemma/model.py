@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 from mlx import nn
 
-from mlx_medlora.gemma.cache import Cache
 from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.gemma.masks import make_masks
 from mlx_medlora.gemma.text import Matrix, TextStack
 from mlx_medlora.gemma.vision import Projector, VisionTower
+
+if TYPE_CHECKING:
+    from mlx_medlora.gemma.cache import Cache  # which takes seconds: mlx-lm imports transformers
 
 
 @dataclass(frozen=True)

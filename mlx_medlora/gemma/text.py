@@ -7,19 +7,21 @@ Source: transformers' `modeling_gemma3.py`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx import nn
 
 from mlx_medlora.gemma.attention import attend
-from mlx_medlora.gemma.cache import Cache
 from mlx_medlora.gemma.config import LayerType, TextConfig
 from mlx_medlora.gemma.elementwise import gated_gelu
 from mlx_medlora.gemma.masks import Mask, Masks, mask_at
 from mlx_medlora.gemma.norms import RMSNorm
 from mlx_medlora.gemma.recompute import recomputed_in
 from mlx_medlora.gemma.rope import Table, rotary_table, rotate, table_at
+
+if TYPE_CHECKING:
+    from mlx_medlora.gemma.cache import Cache  # which takes seconds: mlx-lm imports transformers
 
 Matrix = list[mx.array]  # a weight, or packed words with their scales and biases
 

@@ -328,6 +328,17 @@ def test_memory_is_that_of_a_few_blocks(tmp_path: Path, options: dict[str, Any])
     assert 0 < of_python < 6e6
 
 
+def test_converting_loads_no_other_library_of_models(tmp_path: Path) -> None:
+    """They would take longer to import than a small model to convert, and 200 MB."""
+    program = (
+        "import sys; from mlx_medlora.cli.app import run; "
+        f"status = run(['convert', 'tiny-medgemma', {str(tmp_path / 'out')!r}, '--bits', '4']); "
+        "sys.exit([name for name in ('mlx_lm', 'transformers', 'torch') if name in sys.modules] or status)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def text_checkpoint(directory: Path, rows: int) -> int:
     """Write a text-only model 512 wide in bf16; return the bytes of its embedding."""
     directory.mkdir()
