@@ -104,7 +104,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.scratch, prefix="bench_convert.") as scratch:
         source = given.checkpoint or Path(scratch) / "source"
         if not source.exists():
-            write_checkpoint(source, given.shape, tokenizer=given.tokenizer)
+            try:
+                write_checkpoint(source, given.shape, tokenizer=given.tokenizer)
+            except FileNotFoundError as error:
+                print(f"not run: {error}")
+                return
         compare(source, Path(scratch), given.rounds)
 
 
