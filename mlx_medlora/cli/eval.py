@@ -45,7 +45,9 @@ def evaluate(
         Literal["score", "generate"],
         typer.Option(help="score: the two verdicts' probabilities; generate: the answer as written."),
     ] = "score",
-    batch_size: Annotated[int, typer.Option(min=1, help="Cases answered at once.")] = 4,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Most cases answered at once; by default as many as pays.")
+    ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer of --method generate.")] = 64,
     features: FeaturesAt = None,
     features_limit: FeaturesLimit = None,

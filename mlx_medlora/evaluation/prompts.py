@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from mlx_medlora.cases.conversation import conversation
@@ -14,6 +17,7 @@ from mlx_medlora.cases.dataset import Dataset
 from mlx_medlora.cases.schema import Case
 from mlx_medlora.errors import InputError
 from mlx_medlora.features.source import see
+from mlx_medlora.files import sha256
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder
 from mlx_medlora.gemma.scoring import Prompt
@@ -44,22 +48,47 @@ class PromptMaker:
         self.uses_left = Counter(file for case in cases for file in dataset.image_files(case))
         self.given: Mapping[Path, mx.array] = {} if features is None else features
         self.features: dict[Path, mx.array] = {}
+        self._digests: dict[Path, str] = {}
         if model.config.text_only:
             self._refuse_images(cases)
 
-    def prompts(self, cases: Sequence[Case]) -> list[Prompt]:
-        """One prompt for each case. Raises InputError naming a case that the model cannot take."""
+    def outlines(self, cases: Sequence[Case]) -> list[Prompt]:
+        """The prompts without features, to plan with; images are named by their bytes.
+
+        Raises InputError naming a case that the model cannot take.
+        """
+        return [Prompt(self._ids(case), images=self._names(case)) for case in cases]
+
+    def prompts(self, cases: Sequence[Case], outlines: Sequence[Prompt] | None = None) -> list[Prompt]:
+        """One prompt for each case, from its outline where that is known.
+
+        Raises InputError naming a case that the model cannot take.
+        """
         files = [self.dataset.image_files(case) for case in cases]
         for case, own in zip(cases, files, strict=True):
             self._look(case, own)
-        made = [self._prompt(case, group) for case, group in zip(cases, files, strict=True)]
+        made = [
+            replace(outline, features=mx.concatenate([self.features[file] for file in group]))
+            if group
+            else outline
+            for outline, group in zip(outlines or self.outlines(cases), files, strict=True)
+        ]
         self._forget(files)
         return made
 
-    def _prompt(self, case: Case, files: tuple[Path, ...]) -> Prompt:
+    def _names(self, case: Case) -> tuple[str, ...] | None:
+        files = self.dataset.image_files(case)
+        for file in files:
+            if file not in self._digests:
+                if not file.is_file():
+                    return None  # opening it will say so
+                self._digests[file] = sha256(file)
+        return tuple(self._digests[file] for file in files)
+
+    def _ids(self, case: Case) -> npt.NDArray[np.int32]:
         turns = conversation(case, with_answer=False)
         try:
-            ids = self.encoder.encode(turns, [_ANY] * len(files), with_answer=False).ids
+            ids = self.encoder.encode(turns, [_ANY] * len(case.image_paths), with_answer=False).ids
         except InputError as error:
             raise InputError(f"{case.where}: case {case.id!r}: {error}", hint=error.hint) from error
         if len(ids) > self.limit:
@@ -67,7 +96,7 @@ class PromptMaker:
                 f"{case.where}: case {case.id!r} takes {len(ids)} tokens, there is room for {self.limit}",
                 hint="Shorten the case's text or show fewer images.",
             )
-        return Prompt(ids, mx.concatenate([self.features[file] for file in files]) if files else None)
+        return ids
 
     def _look(self, case: Case, files: Sequence[Path]) -> None:
         """Have the features of a case's images, those of earlier cases as they are."""

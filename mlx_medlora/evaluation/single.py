@@ -13,7 +13,7 @@ from mlx_lm.sample_utils import make_sampler
 from mlx_medlora.cases.images import open_image
 from mlx_medlora.errors import InputError
 from mlx_medlora.evaluation.answers import thinking_ids
-from mlx_medlora.evaluation.runner import decoded
+from mlx_medlora.evaluation.readers import decoded
 from mlx_medlora.gemma.generate import generate
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder

@@ -14,7 +14,22 @@ State = tuple[int, list[tuple[Any, ...]]]
 
 
 class Cache:
-    """One cache a layer; sliding layers keep only their window.
+    """What the text stack asks of a cache: the number of tokens it holds, and one cache a layer.
+
+    Each layer's has `update_and_fetch(keys, values)`, as mlx-lm's have: it takes those of the new tokens and
+    gives those to attend to.
+    """
+
+    length: int
+    layers: list[Any]
+
+    def decode_masks(self) -> Masks:
+        """Masks for one more token in each row. Raises ValueError where a cache is not for writing."""
+        raise ValueError("this cache does not take one token at a time")
+
+
+class WritingCache(Cache):
+    """mlx-lm's caches, for writing token by token; sliding layers keep only their window.
 
     `left_padding` gives, for each row of the batch, how many of its first tokens are padding.
     The whole prompt goes in as one piece: a boundary inside an image block would break it.
@@ -39,6 +54,24 @@ class Cache:
                 window = {"window_size": self.window} if kind == "sliding_attention" else {}
                 found[kind] = layer.make_mask(1, **window)
         return Masks(found.get("full_attention"), found.get("sliding_attention"))
+
+    def trim(self) -> None:
+        """Let go of what sliding layers will never see again; mlx-lm would keep it until the next token.
+
+        Call it before the prompt's arrays are evaluated, and no layer ever holds more than it needs at once.
+        """
+        for layer in self.layers:
+            if isinstance(layer, BatchRotatingKVCache) and layer.keys.shape[2] > self.window:
+                keys, values, offset, padding, size, seen, _, rotated = layer.state
+                extra = keys.shape[2] - self.window
+                kept = (mx.contiguous(part[..., extra:, :]) for part in (keys, values))
+                layer.state = (*kept, offset, padding - extra, size, seen, self.window, rotated)
+
+    def keep(self, rows: list[int]) -> None:
+        """Let all rows but these leave the batch; theirs are numbered anew in this order."""
+        index = mx.array(rows)
+        for layer in self.layers:
+            layer.filter(index)
 
     def snapshot(self) -> State:
         """What `restore` needs to come back here after more tokens were fed."""

@@ -16,7 +16,7 @@ Mask = mx.array | str | None
 
 @dataclass(frozen=True)
 class Masks:
-    """One mask for each kind of layer: boolean (B, 1, L, L) with True = may attend, or "causal"."""
+    """One mask for each kind of layer: boolean (B, 1, L, K) with True = may attend, or "causal"."""
 
     full_attention: Mask
     sliding_attention: Mask
@@ -34,27 +34,33 @@ def make_masks(
     window: int,
     attention_mask: mx.array | None = None,
     token_type_ids: mx.array | None = None,
+    before: int = 0,
 ) -> Masks:
-    """Masks for a prefill or training forward of `length` tokens.
+    """Masks for a prefill or training forward of `length` tokens, which may continue `before` others.
 
     attention_mask (B, L): 1 = token, 0 = padding, on either side. token_type_ids (B, L): 1 = image
-    soft token; None where no row has an image.
+    soft token; None where no row has an image. Both are of the new tokens alone: those before are never
+    padding, and no image block reaches across. The masks are (B, 1, L, before + L).
     """
-    if attention_mask is None and token_type_ids is None and length <= window:
+    if attention_mask is None and token_type_ids is None and before + length <= window:
         return Masks("causal", "causal")
-    query, key = mx.arange(length)[:, None], mx.arange(length)[None, :]
-    seen = (key <= query)[None]  # (1, L, L)
+    query, key = mx.arange(before, before + length)[:, None], mx.arange(before + length)[None, :]
+    seen = (key <= query)[None]  # (1, L, K)
     if token_type_ids is not None:
         block = image_blocks(token_type_ids)
-        seen = seen | ((block[:, :, None] == block[:, None, :]) & (block[:, :, None] > 0))
+        same = (block[:, :, None] == block[:, None, :]) & (block[:, :, None] > 0)
+        seen = seen | mx.pad(same, [(0, 0), (0, 0), (before, 0)])
     near = seen & (key > query - window)
+    if before and attention_mask is not None:
+        attention_mask = mx.pad(attention_mask.astype(mx.bool_), [(0, 0), (before, 0)], constant_values=True)
     return Masks(_without_padding(seen, attention_mask), _without_padding(near, attention_mask))
 
 
 def _without_padding(seen: mx.array, attention_mask: mx.array | None) -> mx.array:
     """Drop padded keys; each position keeps itself, since a row that sees nothing would be NaN."""
     if attention_mask is not None:
-        itself = mx.eye(seen.shape[-1], dtype=mx.bool_)[None]
+        length, keys = seen.shape[-2:]
+        itself = mx.eye(length, keys, k=keys - length, dtype=mx.bool_)[None]
         seen = (seen & attention_mask.astype(mx.bool_)[:, None, :]) | itself
     return seen[:, None]
 

@@ -1,5 +1,5 @@
+import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,10 @@ import pytest
 
 from mlx_medlora.cases.dataset import Dataset
 from mlx_medlora.errors import InputError, MedloraError
-from mlx_medlora.evaluation import runner
+from mlx_medlora.evaluation import readers
 from mlx_medlora.evaluation.prompts import PromptMaker
-from mlx_medlora.evaluation.runner import evaluate, verdict_ids, write_evaluation
+from mlx_medlora.evaluation.readers import verdict_ids
+from mlx_medlora.evaluation.runner import evaluate, write_evaluation
 from mlx_medlora.files import write_jsonl
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder
@@ -40,7 +41,7 @@ def shared_images(phantom_dataset: Path, tmp_path: Path) -> Dataset:
     for number, image in enumerate((first, second, first, second, [first, second], None)):
         row = {
             "id": f"case_{number}",
-            "instruction": "Answer ERROR or CORRECT.",
+            "instruction": "You are trained to detect clinical errors. Answer ERROR or CORRECT.",
             "input": "Finding: " + "mass " * (number + 1),
             "output": "ERROR - wrong" if number % 2 else "CORRECT - right",
             "metadata": {"modality": "mri" if number < 3 else "xray", "severity": "low"},
@@ -128,10 +129,45 @@ def test_features_that_are_given_spare_the_tower(
     assert [p.p_error for p in given.predictions] == pytest.approx(expected, abs=1e-5)
 
 
-def test_progress_tells_each_batch(loaded: Loaded, shared_images: Dataset) -> None:
+def test_progress_counts_cases_after_each_batch(loaded: Loaded, shared_images: Dataset) -> None:
     told: list[tuple[int, int]] = []
     evaluate(*loaded, shared_images, "val", batch_size=4, progress=lambda *at: told.append(at))
-    assert told == [(4, 6), (6, 6)]
+    done = [0, *(count for count, _ in told)]
+    assert done[-1] == 6
+    assert all(0 < after - before <= 4 for before, after in itertools.pairwise(done))
+    assert {total for _, total in told} == {6}
+
+
+@pytest.mark.parametrize("size", [None, 1, 2, 3])
+def test_predictions_come_in_the_order_of_the_dataset(
+    size: int | None, loaded: Loaded, shared_images: Dataset
+) -> None:
+    found = evaluate(*loaded, shared_images, "val", batch_size=size).predictions
+    assert [p.id for p in found] == [case.id for case in shared_images.cases("val")]
+    whole = evaluate(*loaded, shared_images, "val", batch_size=6).predictions
+    assert [p.p_error for p in found] == pytest.approx([p.p_error for p in whole], abs=1e-5)
+
+
+def test_the_header_and_each_image_of_several_cases_are_read_once(
+    loaded: Loaded, shared_images: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, encoder = loaded
+    read: list[tuple[int, ...]] = []
+    whole = Base.embed
+
+    def counted(self: Base, ids: mx.array, features: mx.array | None = None) -> mx.array:
+        read.append(ids.shape)
+        return whole(self, ids, features)
+
+    monkeypatch.setattr(Base, "embed", counted)
+    evaluate(model, encoder, shared_images, "val")
+    cases = shared_images.cases("val")
+    lengths = [len(p.ids) for p in PromptMaker(model, encoder, shared_images, cases).outlines(cases)]
+    (_, header), (_, alone), (_, stem), (_, tail) = read
+    assert read == [(1, header), (2, alone), (2, stem), (4, tail)]  # four cases show two images
+    assert header >= 16
+    assert alone == max(lengths[4:]) - header
+    assert header + stem + tail == max(lengths[:4])
 
 
 def test_generated_answers_are_read_strictly_and_the_unreadable_counted(
@@ -139,13 +175,16 @@ def test_generated_answers_are_read_strictly_and_the_unreadable_counted(
 ) -> None:
     model, encoder = loaded
     texts = ["CORRECT - Yes", "ERROR - No", "Probably ERROR", "CORRECT - No", " CORRECT", ""]
-    pending: Iterator[str] = iter(texts)
+    cases = shared_images.cases("val")
+    outlines = PromptMaker(model, encoder, shared_images, cases).outlines(cases)
+    text_of = {one.ids.tobytes(): text for one, text in zip(outlines, texts, strict=True)}
 
     def written(_: Base, prompts: list[Prompt], **settings: Any) -> list[list[int]]:
         assert settings["max_tokens"] == 9
-        return [encoder.tokenizer.encode(next(pending), add_special_tokens=False) for _ in prompts]
+        said = [text_of[one.ids.tobytes()] for one in prompts]
+        return [encoder.tokenizer.encode(text, add_special_tokens=False) for text in said]
 
-    monkeypatch.setattr(runner, "generate", written)
+    monkeypatch.setattr(readers, "generate", written)
     found = evaluate(model, encoder, shared_images, "val", method="generate", max_tokens=9)
     assert [p.predicted for p in found.predictions] == ["CORRECT", "ERROR", None, "CORRECT", "CORRECT", None]
     assert [p.text for p in found.predictions] == texts
@@ -164,9 +203,9 @@ def test_log_probabilities_that_are_not_numbers_are_refused(
     loaded: Loaded, shared_images: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        runner, "answer_log_probs", lambda _m, prompts, _w: np.full((len(prompts), 2), np.nan)
+        readers, "answer_log_probs", lambda _m, prompts, *_: np.full((len(prompts), 2), np.nan)
     )
-    with pytest.raises(MedloraError, match=r"val\.jsonl:1: case 'case_0' got log-probabilities nan"):
+    with pytest.raises(MedloraError, match=r"val\.jsonl:6: case 'case_5' got log-probabilities nan"):
         evaluate(*loaded, shared_images, "val")
 
 

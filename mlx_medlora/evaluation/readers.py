@@ -1,0 +1,104 @@
+"""The two ways of having a model answer a batch of cases: scoring the verdicts, and writing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from mlx_medlora.cases.card import Label
+from mlx_medlora.cases.schema import Case
+from mlx_medlora.errors import MedloraError
+from mlx_medlora.evaluation import answers
+from mlx_medlora.evaluation.answers import LABELS
+from mlx_medlora.gemma.generate import generate
+from mlx_medlora.gemma.model import Base
+from mlx_medlora.gemma.processor import Encoder
+from mlx_medlora.gemma.reading import Trunk
+from mlx_medlora.gemma.scoring import answer_log_probs, read_header
+from mlx_medlora.gemma.sharing import LEAST, Batch, Prompt, common, plan
+
+Verdict = tuple[Label | None, float | None, str | None]  # predicted, p_error, text
+
+SCORED_TOKENS = 2048  # in one batch; more of them take as long a token, and more memory
+WRITTEN_TOKENS = 8192  # the same for writing, where each step reads all weights: many rows share that
+
+
+class Scorer:
+    """Verdicts by the log-probabilities of the two words.
+
+    What all prompts of a plan begin with is read once, and so is what prompts of the same images share.
+    """
+
+    def __init__(self, model: Base, encoder: Encoder) -> None:
+        self.model = model
+        self.words = verdict_ids(encoder)
+        self.header: Trunk | None = None
+
+    def plan(self, outlines: Sequence[Prompt], rows: int | None = None) -> list[Batch]:
+        """Batches of at most `rows` cases, and the header read for them."""
+        token = self.model.config.image_token_id
+        length = common(outlines, token) if len(outlines) > 1 else 0
+        self.header = read_header(self.model, outlines[0].ids[:length]) if length >= LEAST else None
+        start = 0 if self.header is None else length
+        return plan(outlines, token, header=start, tokens=SCORED_TOKENS, rows=rows)
+
+    def read(self, cases: Sequence[Case], prompts: Sequence[Prompt], batch: Batch) -> list[Verdict]:
+        """A verdict for each case. Raises MedloraError where a log-probability is not a number."""
+        found = answer_log_probs(self.model, prompts, self.words, self.header, batch.stem)
+        verdicts: list[Verdict] = []
+        for case, row in zip(cases, found, strict=True):
+            error, correct = (float(value) for value in row)
+            if not (math.isfinite(error) and math.isfinite(correct)):
+                raise MedloraError(
+                    f"{case.where}: case {case.id!r} got log-probabilities {error} and {correct}",
+                    hint="The weights or the adapter hold values that are not numbers: make them again.",
+                )
+            p_error = _softmax_first(error, correct)
+            verdicts.append(("ERROR" if p_error >= 0.5 else "CORRECT", p_error, None))
+        return verdicts
+
+
+class Writer:
+    """Verdicts read from what the model writes, greedily."""
+
+    def __init__(self, model: Base, encoder: Encoder, max_tokens: int) -> None:
+        self.model, self.encoder, self.max_tokens = model, encoder, max_tokens
+        self.markers = answers.thinking_ids(encoder.tokenizer)
+
+    def plan(self, outlines: Sequence[Prompt], rows: int | None = None) -> list[Batch]:
+        """Batches of at most `rows` cases of like length."""
+        alone = [Prompt(outline.ids) for outline in outlines]
+        return plan(alone, self.model.config.image_token_id, tokens=WRITTEN_TOKENS, rows=rows)
+
+    def read(self, cases: Sequence[Case], prompts: Sequence[Prompt], batch: Batch) -> list[Verdict]:
+        """A verdict and the text it was read from for each case."""
+        stops = self.model.config.eos_token_ids
+        written = generate(self.model, prompts, max_tokens=self.max_tokens, eos_ids=stops)
+        texts = (decoded(self.encoder, ids, self.markers) for ids in written)
+        return [(answers.parse_answer(text), None, text) for text in texts]
+
+
+def verdict_ids(encoder: Encoder) -> list[list[int]]:
+    """Token ids of ERROR and CORRECT as they begin the assistant's turn, the end of turn left off."""
+    found = []
+    for word in LABELS:
+        turns = [
+            {"role": "user", "content": [{"type": "text", "text": "?"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": word}]},
+        ]
+        encoded = encoder.encode(turns, [], with_answer=True)
+        ids = [int(token) for token in encoded.ids[encoded.supervised]]
+        found.append([token for token in ids if token != encoder.end_of_turn])
+    return found
+
+
+def decoded(encoder: Encoder, ids: Sequence[int], markers: tuple[int, int] | None) -> str:
+    """The answer's text: thinking and special tokens left out."""
+    kept = answers.without_thinking(ids, markers)
+    return str(encoder.tokenizer.decode(kept, skip_special_tokens=True))
+
+
+def _softmax_first(a: float, b: float) -> float:
+    """exp(a) / (exp(a) + exp(b)), without overflow."""
+    ratio = math.exp(-abs(a - b))
+    return (1.0 if a >= b else ratio) / (1.0 + ratio)
