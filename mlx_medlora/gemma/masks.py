@@ -42,7 +42,7 @@ def make_masks(
     soft token; None where no row has an image. Both are of the new tokens alone: those before are never
     padding, and no image block reaches across. The masks are (B, 1, L, before + L).
     """
-    if attention_mask is None and token_type_ids is None and before + length <= window:
+    if attention_mask is None and token_type_ids is None and not before and length <= window:
         return Masks("causal", "causal")
     query, key = mx.arange(before, before + length)[:, None], mx.arange(before + length)[None, :]
     seen = (key <= query)[None]  # (1, L, K)
