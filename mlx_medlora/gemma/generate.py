@@ -44,7 +44,8 @@ def prefill(model: Base, prompts: Sequence[Prompt]) -> tuple[mx.array, WritingCa
     attention = mx.arange(length)[None] >= mx.array(padding)[:, None] if any(padding) else None
     types = (tokens == model.config.image_token_id).astype(mx.int32) if shown else None
     cache = WritingCache(model.config.text, padding)
-    hidden = model.hidden(model.embed(tokens, features), attention, types, cache)  # (B, L, D)
+    last = mx.full((len(prompts), 1), length - 1, dtype=mx.int32)
+    hidden = model.hidden(model.embed(tokens, features), attention, types, cache, last)  # (B, 1, D)
     cache.trim()
     return model.head(hidden[:, -1]), cache
 

@@ -78,8 +78,7 @@ def read(
     ids = np.stack([np.pad(row, (0, length - len(row)), constant_values=pad) for row in rows])  # (B, L)
     cache = Branches(trunk, model.config.text.num_hidden_layers)
     masks = make_masks(length, model.config.text.sliding_window, None, _types(model, ids), cache.length)
-    hidden = model.text(model.embed(mx.array(ids), features), masks, cache)
-    return mx.take_along_axis(hidden, mx.array(wanted)[..., None], axis=1), cache
+    return model.text(model.embed(mx.array(ids), features), masks, cache, mx.array(wanted)), cache
 
 
 def _types(model: Base, ids: Ids) -> mx.array | None:

@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from mlx_medlora.gemma.elementwise import log_sum_exp
 from mlx_medlora.gemma.generate import prefill, step
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.reading import Trunk, read
@@ -51,7 +52,7 @@ def answer_log_probs(
     behind = np.array(longer[0][:-1] if longer else [], np.int32)
     hidden = _hidden(model, prompts, behind, header, stem)
     logits = model.head(hidden).astype(mx.float32)  # (B, Q, V)
-    total = mx.logsumexp(logits, axis=-1)  # (B, Q)
+    total = log_sum_exp(logits)  # (B, Q)
     columns = [
         sum((logits[:, place, token] - total[:, place] for place, token in enumerate(answer)), mx.array(0.0))
         for answer in answers

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx import nn
 
+from mlx_medlora.gemma.generate import prefill
 from mlx_medlora.gemma.masks import make_masks
 from mlx_medlora.gemma.model import Gemma3
 from mlx_medlora.gemma.scoring import answer_log_probs, read_header
@@ -140,6 +142,28 @@ def test_a_change_in_the_header_or_image_is_felt(model: Gemma3) -> None:
     assert np.abs(answer_log_probs(model, prompts, ANSWERS, other) - before).min() > 1e-3
     changed = [prompt(list(one.ids), 77) for one in prompts]
     assert np.abs(answer_log_probs(model, changed, ANSWERS, header) - before).min() > 1e-3
+
+
+class Watched(nn.Module):
+    """A module that notes the shapes it is given."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.seen = inner, []
+
+    def __call__(self, x: mx.array) -> mx.array:
+        self.seen.append(x.shape[:2])
+        return self.inner(x)
+
+
+def test_the_last_layer_and_the_head_work_for_the_answers_alone(model: Gemma3) -> None:
+    prompts = CASES["own images"]
+    first, last = model.text.layers[0], model.text.layers[-1]
+    first.mlp, last.mlp, last.self_attn.q_proj = map(Watched, (first.mlp, last.mlp, last.self_attn.q_proj))
+    answer_log_probs(model, prompts, ANSWERS)
+    prefill(model, prompts)
+    assert last.mlp.seen == last.self_attn.q_proj.seen == [(3, 2), (3, 1)]
+    assert first.mlp.seen == [(3, 36), (3, 35)]
 
 
 def test_masks_that_continue_are_the_last_rows_of_the_whole() -> None:
