@@ -13,34 +13,43 @@ from mlx_medlora.evaluation.answers import LABELS
 from mlx_medlora.gemma.generate import generate
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder
-from mlx_medlora.gemma.reading import Trunk
-from mlx_medlora.gemma.scoring import answer_log_probs, read_header
+from mlx_medlora.gemma.reading import Trunk, read_header
+from mlx_medlora.gemma.scoring import answer_log_probs
 from mlx_medlora.gemma.sharing import LEAST, Batch, Prompt, common, plan
 
 Verdict = tuple[Label | None, float | None, str | None]  # predicted, p_error, text
 
-SCORED_TOKENS = 2048  # in one batch; more of them take as long a token, and more memory
-WRITTEN_TOKENS = 8192  # the same for writing, where each step reads all weights: many rows share that
 
+class Reader:
+    """Plans batches of at most `tokens` tokens, and reads once what all prompts of a plan begin with."""
 
-class Scorer:
-    """Verdicts by the log-probabilities of the two words.
+    tokens: int
 
-    What all prompts of a plan begin with is read once, and so is what prompts of the same images share.
-    """
-
-    def __init__(self, model: Base, encoder: Encoder) -> None:
+    def __init__(self, model: Base) -> None:
         self.model = model
-        self.words = verdict_ids(encoder)
         self.header: Trunk | None = None
 
     def plan(self, outlines: Sequence[Prompt], rows: int | None = None) -> list[Batch]:
-        """Batches of at most `rows` cases, and the header read for them."""
+        """Batches of at most `rows` cases; until the next plan, all that is read begins as these do."""
         token = self.model.config.image_token_id
         length = common(outlines, token) if len(outlines) > 1 else 0
         self.header = read_header(self.model, outlines[0].ids[:length]) if length >= LEAST else None
         start = 0 if self.header is None else length
-        return plan(outlines, token, header=start, tokens=SCORED_TOKENS, rows=rows)
+        return plan(outlines, token, header=start, tokens=self.tokens, rows=rows)
+
+    def read(self, cases: Sequence[Case], prompts: Sequence[Prompt], batch: Batch) -> list[Verdict]:
+        """A verdict for each case."""
+        raise NotImplementedError
+
+
+class Scorer(Reader):
+    """Verdicts by the log-probabilities of the two words."""
+
+    tokens = 2048  # more in one batch take as long a token, and more memory
+
+    def __init__(self, model: Base, encoder: Encoder) -> None:
+        super().__init__(model)
+        self.words = verdict_ids(encoder)
 
     def read(self, cases: Sequence[Case], prompts: Sequence[Prompt], batch: Batch) -> list[Verdict]:
         """A verdict for each case. Raises MedloraError where a log-probability is not a number."""
@@ -58,22 +67,27 @@ class Scorer:
         return verdicts
 
 
-class Writer:
+class Writer(Reader):
     """Verdicts read from what the model writes, greedily."""
 
-    def __init__(self, model: Base, encoder: Encoder, max_tokens: int) -> None:
-        self.model, self.encoder, self.max_tokens = model, encoder, max_tokens
-        self.markers = answers.thinking_ids(encoder.tokenizer)
+    tokens = 4096  # each step reads all weights, which many rows share
 
-    def plan(self, outlines: Sequence[Prompt], rows: int | None = None) -> list[Batch]:
-        """Batches of at most `rows` cases of like length."""
-        alone = [Prompt(outline.ids) for outline in outlines]
-        return plan(alone, self.model.config.image_token_id, tokens=WRITTEN_TOKENS, rows=rows)
+    def __init__(self, model: Base, encoder: Encoder, max_tokens: int) -> None:
+        super().__init__(model)
+        self.encoder, self.max_tokens = encoder, max_tokens
+        self.markers = answers.thinking_ids(encoder.tokenizer)
 
     def read(self, cases: Sequence[Case], prompts: Sequence[Prompt], batch: Batch) -> list[Verdict]:
         """A verdict and the text it was read from for each case."""
         stops = self.model.config.eos_token_ids
-        written = generate(self.model, prompts, max_tokens=self.max_tokens, eos_ids=stops)
+        written = generate(
+            self.model,
+            prompts,
+            max_tokens=self.max_tokens,
+            eos_ids=stops,
+            header=self.header,
+            stem=batch.stem,
+        )
         texts = (decoded(self.encoder, ids, self.markers) for ids in written)
         return [(answers.parse_answer(text), None, text) for text in texts]
 

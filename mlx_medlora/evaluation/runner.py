@@ -19,7 +19,7 @@ from mlx_medlora.cases.schema import Case
 from mlx_medlora.errors import InputError
 from mlx_medlora.evaluation.metrics import Outcome, Scorecard, score
 from mlx_medlora.evaluation.prompts import PromptMaker
-from mlx_medlora.evaluation.readers import Scorer, Verdict, Writer
+from mlx_medlora.evaluation.readers import Reader, Scorer, Verdict, Writer
 from mlx_medlora.files import atomic_directory, write_json, write_jsonl
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder
@@ -89,7 +89,7 @@ def evaluate(
     cases = dataset.cases(split)
     room = max_tokens if method == "generate" else 0
     maker = PromptMaker(model, encoder, dataset, cases, room=room, features=features)
-    reader = Scorer(model, encoder) if method == "score" else Writer(model, encoder, max_tokens)
+    reader: Reader = Scorer(model, encoder) if method == "score" else Writer(model, encoder, max_tokens)
     predictions: dict[int, Prediction] = {}
     for start in range(0, len(cases), POOL):
         pool = cases[start : start + POOL]

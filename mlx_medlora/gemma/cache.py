@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -31,20 +32,31 @@ class Cache:
 class WritingCache(Cache):
     """mlx-lm's caches, for writing token by token; sliding layers keep only their window.
 
-    `left_padding` gives, for each row of the batch, how many of its first tokens are padding.
-    The whole prompt goes in as one piece: a boundary inside an image block would break it.
+    `held` gives for each layer the keys and values (B, G, K, E) of rows that were read, each from position 0;
+    `lengths` how many of its K belong to each row, the others being padding at its end.
     """
 
-    def __init__(self, config: TextConfig, left_padding: list[int]) -> None:
-        self.length = 0
+    def __init__(
+        self, config: TextConfig, held: Sequence[tuple[mx.array, mx.array]], lengths: Sequence[int]
+    ) -> None:
         self.window = config.sliding_window
         self.kinds = config.layer_types
+        self.length = max(lengths)
+        self.padding = [self.length - length for length in lengths]
         self.layers = [
-            BatchKVCache(left_padding)
+            BatchKVCache(self.padding)
             if kind == "full_attention"
-            else BatchRotatingKVCache(config.sliding_window, left_padding)
+            else BatchRotatingKVCache(config.sliding_window, self.padding)
             for kind in config.layer_types
         ]
+        for layer, pair in zip(self.layers, held, strict=True):
+            layer.update_and_fetch(*(_left_padded(part, lengths) for part in pair))
+            self._trim(layer)
+
+    @property
+    def places(self) -> list[int] | None:
+        """The position of each row's next token; None where that is `length` in all."""
+        return [self.length - count for count in self.padding] if any(self.padding) else None
 
     def decode_masks(self) -> Masks:
         """Masks for one more token in each row: (B, 1, 1, K) booleans over what the caches hold."""
@@ -55,21 +67,18 @@ class WritingCache(Cache):
                 found[kind] = layer.make_mask(1, **window)
         return Masks(found.get("full_attention"), found.get("sliding_attention"))
 
-    def trim(self) -> None:
-        """Let go of what sliding layers will never see again; mlx-lm would keep it until the next token.
-
-        Call it before the prompt's arrays are evaluated, and no layer ever holds more than it needs at once.
-        """
-        for layer in self.layers:
-            if isinstance(layer, BatchRotatingKVCache) and layer.keys.shape[2] > self.window:
-                keys, values, offset, padding, size, seen, _, rotated = layer.state
-                extra = keys.shape[2] - self.window
-                kept = (mx.contiguous(part[..., extra:, :]) for part in (keys, values))
-                layer.state = (*kept, offset, padding - extra, size, seen, self.window, rotated)
+    def _trim(self, layer: Any) -> None:
+        """Let go of what a sliding layer will never see again; mlx-lm would keep it until the next token."""
+        if isinstance(layer, BatchRotatingKVCache) and layer.keys.shape[2] > self.window:
+            keys, values, offset, padding, size, seen, _, rotated = layer.state
+            extra = keys.shape[2] - self.window
+            kept = (mx.contiguous(part[..., extra:, :]) for part in (keys, values))
+            layer.state = (*kept, offset, padding - extra, size, seen, self.window, rotated)
 
     def keep(self, rows: list[int]) -> None:
         """Let all rows but these leave the batch; theirs are numbered anew in this order."""
         index = mx.array(rows)
+        self.padding = [self.padding[row] for row in rows]
         for layer in self.layers:
             layer.filter(index)
 
@@ -82,6 +91,18 @@ class WritingCache(Cache):
         self.length, states = state
         for layer, kept in zip(self.layers, states, strict=True):
             layer.state = _copied(kept)
+
+
+def _left_padded(part: mx.array, lengths: Sequence[int]) -> mx.array:
+    """(B, G, K, E) padded at the end of its rows -> (B, G, longest, E) padded at their beginning."""
+    longest = max(lengths)
+    if min(lengths) == longest:
+        return part[:, :, :longest]
+    rows = [
+        mx.pad(part[row : row + 1, :, :length], [(0, 0), (0, 0), (longest - length, 0), (0, 0)])
+        for row, length in enumerate(lengths)
+    ]
+    return mx.concatenate(rows)
 
 
 def _copied(state: Any) -> tuple[Any, ...]:

@@ -6,13 +6,18 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import numpy as np
+from mlx import nn
 
 from mlx_medlora.gemma.cache import WritingCache
 from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.gemma.model import Base
+from mlx_medlora.gemma.reading import Trunk, read_prompts
+from mlx_medlora.gemma.rope import table_at
 from mlx_medlora.gemma.sharing import Prompt
+from mlx_medlora.gemma.text import Wrap
 
 Sampler = Callable[[mx.array], mx.array]
+_TABLE = 256  # rotary tables are made for this many positions at a time
 
 
 def banned(config: ModelConfig) -> mx.array:
@@ -25,34 +30,34 @@ def banned(config: ModelConfig) -> mx.array:
     return never | (ids == config.boi_token_id) | (ids == config.eoi_token_id)
 
 
-def prefill(model: Base, prompts: Sequence[Prompt]) -> tuple[mx.array, WritingCache]:
-    """Read a batch of prompts, padded on the left. Returns logits (B, V) of the next token and the cache.
-
-    Raises ValueError for an empty batch or an empty prompt.
-    """
-    if not prompts or not all(len(prompt.ids) for prompt in prompts):
-        raise ValueError("every prompt needs at least one token, and a batch at least one prompt")
-    length = max(len(prompt.ids) for prompt in prompts)
-    padding = [length - len(prompt.ids) for prompt in prompts]
-    pad = model.config.pad_token_id
-    ids = np.stack(
-        [np.pad(p.ids, (n, 0), constant_values=pad) for p, n in zip(prompts, padding, strict=True)]
-    )
-    shown = [prompt.features for prompt in prompts if prompt.features is not None]
-    features = mx.concatenate(shown) if shown else None
-    tokens = mx.array(ids)  # (B, L)
-    attention = mx.arange(length)[None] >= mx.array(padding)[:, None] if any(padding) else None
-    types = (tokens == model.config.image_token_id).astype(mx.int32) if shown else None
-    cache = WritingCache(model.config.text, padding)
-    last = mx.full((len(prompts), 1), length - 1, dtype=mx.int32)
-    hidden = model.hidden(model.embed(tokens, features), attention, types, cache, last)  # (B, 1, D)
-    cache.trim()
-    return model.head(hidden[:, -1]), cache
+def prefill(
+    model: Base, prompts: Sequence[Prompt], header: Trunk | None = None, stem: int = 0
+) -> tuple[mx.array, WritingCache]:
+    """Read a batch of prompts, as `read_prompts` does: logits (B, V) of the next token, and the cache."""
+    hidden, read = read_prompts(model, prompts, header, stem)  # (B, 1, D)
+    lengths = [len(prompt.ids) for prompt in prompts]
+    return model.head(hidden[:, 0]), WritingCache(model.config.text, read.held, lengths)
 
 
 def step(model: Base, tokens: mx.array, cache: WritingCache) -> mx.array:
     """Feed one token a row, (B,) -> logits (B, V) of the next."""
-    return model.head(model.hidden(model.embed(tokens[:, None]), cache=cache)[:, -1])
+    wrap = None if cache.places is None else _turned(model, cache.places)
+    hidden = model.text(model.embed(tokens[:, None]), cache.decode_masks(), cache, wrap=wrap)  # (B, 1, D)
+    return model.head(hidden[:, 0])
+
+
+def _turned(model: Base, places: list[int]) -> Wrap:
+    """Layers that rotate each row's one token to a position of its own, since rows are not equally long."""
+    kinds = model.config.text.layer_types
+    length = -(-(max(places) + 1) // _TABLE) * _TABLE
+    positions = mx.array(places)[:, None]  # (B, 1)
+    tables = {kind: table_at(model.text.rotary(kind, 0, length), positions) for kind in set(kinds)}
+    own = {id(layer): tables[kind] for layer, kind in zip(model.text.layers, kinds, strict=True)}
+
+    def wrap(layer: nn.Module) -> Callable[..., mx.array]:
+        return lambda x, _, *others: layer(x, own[id(layer)], *others)
+
+    return wrap
 
 
 def generate(
@@ -62,17 +67,19 @@ def generate(
     max_tokens: int,
     sampler: Sampler | None = None,
     eos_ids: Sequence[int] = (),
+    header: Trunk | None = None,
+    stem: int = 0,
 ) -> list[list[int]]:
     """Continue each prompt by up to `max_tokens` ids; the stop token (one of `eos_ids`) is left off.
 
     `sampler` takes log-probabilities (B, V) and gives ids (B,), as mlx-lm's samplers do; without one the
-    likeliest token is taken. Prompts of different lengths share a batch, padded on the left; those whose
-    answer is complete leave it, and cost nothing from then on.
+    likeliest token is taken. Prompts of different lengths share a batch; those whose answer is complete
+    leave it, and cost nothing from then on. `header` and `stem` as in `read_prompts`.
     """
     if max_tokens < 1:
         return [[] for _ in prompts]
     never, stops = banned(model.config), set(eos_ids)
-    logits, cache = prefill(model, prompts)
+    logits, cache = prefill(model, prompts, header, stem)
     written: list[list[int]] = [[] for _ in prompts]
     asking = list(range(len(prompts)))  # the prompt of each row that is still in the batch
     for _ in range(max_tokens):

@@ -15,7 +15,9 @@ import numpy as np
 from mlx_medlora.gemma.cache import Cache
 from mlx_medlora.gemma.masks import make_masks
 from mlx_medlora.gemma.model import Base
-from mlx_medlora.gemma.sharing import Ids
+from mlx_medlora.gemma.sharing import Ids, Prompt, stems
+
+NOTHING: Ids = np.array([], np.int32)
 
 
 @dataclass
@@ -58,10 +60,14 @@ class Branches(Cache):
         held = [None] * layers if trunk is None else zip(trunk.keys, trunk.values, strict=True)
         self.layers: list[_Branch] = [_Branch(pair) for pair in held]
 
+    @property
+    def held(self) -> list[tuple[mx.array, mx.array]]:
+        """Each layer's keys and values, (B, G, K, E), of all that the rows have read."""
+        return [layer.held for layer in self.layers if layer.held is not None]
+
     def trunk(self) -> Trunk:
-        """All that the rows have read, for others to continue."""
-        held = [layer.held for layer in self.layers if layer.held is not None]
-        return Trunk(self.length, [keys for keys, _ in held], [values for _, values in held])
+        """The same, for other rows to continue."""
+        return Trunk(self.length, [keys for keys, _ in self.held], [values for _, values in self.held])
 
 
 def read(
@@ -87,3 +93,50 @@ def _types(model: Base, ids: Ids) -> mx.array | None:
     if not soft.any():
         return None
     return mx.array(soft[:1] if (soft == soft[:1]).all() else soft)
+
+
+def read_header(model: Base, ids: Ids) -> Trunk:
+    """Read the tokens (P,) that all prompts begin with, for `read_prompts` to go on from."""
+    last = np.array([[len(ids) - 1]], np.int32)
+    trunk = read(model, [ids], None, last)[1].trunk()
+    mx.eval(trunk.keys, trunk.values)
+    return trunk
+
+
+def read_prompts(
+    model: Base,
+    prompts: Sequence[Prompt],
+    header: Trunk | None = None,
+    stem: int = 0,
+    behind: Ids = NOTHING,
+) -> tuple[mx.array, Branches]:
+    """Read prompts, each with the tokens `behind` after it.
+
+    Returns hidden states (B, 1 + len(behind), D), from a prompt's last token on, and what was read.
+    `header` holds the first tokens of every prompt, read before. Prompts that agree in their first `stem`
+    tokens and in their images read those once; see `sharing.plan`.
+    Raises ValueError for an empty batch or an empty prompt.
+    """
+    if not prompts or not all(len(prompt.ids) for prompt in prompts):
+        raise ValueError("every prompt needs at least one token, and a batch at least one prompt")
+    trunk = _read_stems(model, prompts, header, stem) if stem else header
+    start = 0 if trunk is None else trunk.length
+    rows = [np.concatenate([prompt.ids[start:], behind]) for prompt in prompts]
+    last = [len(prompt.ids) - start - 1 for prompt in prompts]
+    wanted = np.array([range(place, place + len(behind) + 1) for place in last], np.int32)  # (B, Q)
+    return read(model, rows, None if stem else _features(prompts), wanted, trunk)
+
+
+def _read_stems(model: Base, prompts: Sequence[Prompt], header: Trunk | None, stem: int) -> Trunk:
+    """Each distinct stem read once; a beginning for each prompt."""
+    first, of = stems(prompts, stem)
+    shown = [prompts[row] for row in first]
+    start = 0 if header is None else header.length
+    last = np.full((len(shown), 1), stem - start - 1, np.int32)
+    rows = [prompt.ids[start:stem] for prompt in shown]
+    return read(model, rows, _features(shown), last, header)[1].trunk().take(of)
+
+
+def _features(prompts: Sequence[Prompt]) -> mx.array | None:
+    shown = [prompt.features for prompt in prompts if prompt.features is not None]
+    return mx.concatenate(shown) if shown else None

@@ -11,6 +11,7 @@ import pytest
 from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.gemma.generate import banned, generate, prefill, step
 from mlx_medlora.gemma.model import Gemma3
+from mlx_medlora.gemma.reading import read_header
 from mlx_medlora.gemma.sharing import Prompt
 
 SOFT, WINDOW = 300, 24
@@ -53,6 +54,17 @@ def test_a_batch_writes_what_whole_forwards_write(model: Gemma3) -> None:
     found = generate(model, PROMPTS, max_tokens=40)
     assert found == [plain(model, one, 40) for one in PROMPTS]
     assert len({token for row in found for token in row}) > 20
+
+
+@pytest.mark.parametrize("stem", [0, 36])
+def test_a_header_and_images_read_once_change_no_answer(model: Gemma3, stem: int) -> None:
+    header, shown = prompt(30).ids, mx.random.normal((4, 64), key=mx.random.key(1))
+    tails = [prompt(length).ids[1:] for length in (4, 19, 9)]
+    prompts = [
+        Prompt(np.concatenate([header, np.array(IMAGE, np.int32), tail]), shown, ("one",)) for tail in tails
+    ]
+    found = generate(model, prompts, max_tokens=30, header=read_header(model, header), stem=stem)
+    assert found == [plain(model, one, 30) for one in prompts]
 
 
 def test_sliding_layers_hold_no_more_than_their_window(model: Gemma3) -> None:
