@@ -19,6 +19,7 @@ from mlx_medlora.cli import (
     fuse,
     generate,
     parity,
+    plan,
     prepare,
     train,
 )
@@ -38,7 +39,7 @@ app = typer.Typer(
     ),
 )
 
-for group in (demo, convert, prepare, train, eval, generate, fuse, exchange, parity, doctor):
+for group in (demo, convert, prepare, plan, train, eval, generate, fuse, exchange, parity, doctor):
     group.add_to(app)
 
 

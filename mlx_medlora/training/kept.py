@@ -1,0 +1,103 @@
+"""What one layer's forward pass must keep for its backward pass, byte by byte.
+
+Frozen matrices keep nothing: the gradient of their input needs only the weight. What is kept is the input
+of each norm, of each elementwise product, of the attention and of each low-rank update. Letters: n positions
+(rows times tokens, padding included), q of them that go on (fewer in the last layer), D, H, G, E, M the
+widths as in `gemma/text.py`, r the rank, w bytes of a number in the model's dtype, p patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlx_medlora.gemma.config import TextConfig, VisionConfig
+from mlx_medlora.gemma.counts import KEYS, text_shapes, vision_shapes
+
+FP32 = 4
+_MASK = 1  # dropout keeps a boolean for each input
+_GATED = {2: 2, 4: 4}  # arrays of M kept by the gated GELU: in fp32 compiling merges the backward's copy of
+# the forward's exponential with the forward's own, and so keeps two more than the inputs
+
+
+def text_layer(
+    text: TextConfig, kinds: Sequence[str], rank: int, dropout: float, w: int, n: int, q: int, length: int
+) -> int:
+    """Bytes that one decoder layer keeps; `kinds` names its adapted matrices.
+
+    RMSNorm computes in fp32, so it keeps its input in fp32 whatever the dtype.
+    """
+    wide, mlp = text.hidden_size, text.intermediate_size
+    heads, groups = text.num_attention_heads * text.head_dim, text.num_key_value_heads * text.head_dim
+    norms = FP32 * (wide * (n + 3 * q) + heads * q + groups * n)  # four of D, queries', keys'
+    attention = w * (heads * q + 2 * groups * n + text.num_attention_heads * q * length)
+    gated = _GATED[w] * w * mlp * q
+    return norms + attention + gated + updates(text_shapes(text), kinds, rank, dropout, w, n, q)
+
+
+def updates(
+    shapes: dict[str, tuple[int, int]],
+    kinds: Sequence[str],
+    rank: int,
+    dropout: float,
+    w: int,
+    n: int,
+    q: int,
+) -> int:
+    """Bytes kept by the low-rank updates: dropped inputs, dropout's masks, and what A gives to B.
+
+    Without dropout, matrices that read the same input keep it once.
+    """
+    total, shared = 0, set()
+    for kind in kinds:
+        positions = n if kind in KEYS else q
+        inputs = shapes[kind][0]
+        total += w * rank * positions
+        if dropout:
+            total += (w + _MASK) * inputs * positions
+        else:
+            shared.add((_reads(kind), w * inputs * positions))
+    return total + sum(size for _, size in shared)
+
+
+def _reads(kind: str) -> str:
+    """A name for what a matrix reads."""
+    if kind in ("q_proj", "k_proj", "v_proj"):
+        return "normed input of attention"
+    return "normed input of the MLP" if kind in ("gate_proj", "up_proj", "fc1") else kind
+
+
+def tower_layer(
+    vision: VisionConfig, kinds: Sequence[str], rank: int, dropout: float, w: int, images: int
+) -> int:
+    """Bytes that one layer of SigLIP's tower keeps where the tower is trained: scores above all."""
+    patches = vision.patches_per_side**2
+    n = images * patches
+    wide = w * vision.hidden_size * n
+    scores = w * vision.num_attention_heads * patches * n
+    gelu = w * vision.intermediate_size * n * (2 if w == FP32 else 1)
+    adapted = updates(vision_shapes(vision), kinds, rank, dropout, w, n, n)
+    return 6 * wide + scores + gelu + adapted  # two norms' inputs, q as projected and as scaled, k, v
+
+
+def text_backward(text: TextConfig, w: int, n: int, length: int) -> int:
+    """Bytes that the backward pass of one decoder layer allocates beside what was kept.
+
+    MLX hands out memory about a hundred operations ahead of their execution, on the CPU backend ten tasks of
+    ten; that is about one layer, so nothing of the layer counts as freed when its last array is allocated.
+    """
+    wide, mlp = text.hidden_size, text.intermediate_size
+    heads = text.num_attention_heads
+    per_position = 12 * wide + 3 * mlp + 6 * heads * text.head_dim + 2 * heads * length
+    return w * n * per_position
+
+
+def tower_forward(vision: VisionConfig, w: int, images: int, *, fused: bool) -> int:
+    """Bytes that the tower's forward pass holds at once, for about one layer.
+
+    `fused`: attention without the scores of all patches at once.
+    """
+    patches = vision.patches_per_side**2
+    scores = 0 if fused else 2 * vision.num_attention_heads * patches
+    pixels = 2 * FP32 * vision.num_channels * vision.image_size**2
+    per_patch = 8 * vision.hidden_size + 2 * vision.intermediate_size + scores
+    return images * (w * patches * per_patch + pixels)

@@ -1,0 +1,148 @@
+"""What a training run is going to take, before anything loads: memory, disk and time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlx_medlora.gemma import counts
+from mlx_medlora.gemma.config import ModelConfig
+from mlx_medlora.settings import StrictModel
+from mlx_medlora.training.lengths import Lengths
+from mlx_medlora.training.memory import Memory, image_feature_bytes, predict_memory
+from mlx_medlora.training.rates import STEP_SHARE
+from mlx_medlora.training.settings import TrainSettings
+from mlx_medlora.training.shapes import AdapterShape, RowShape, adapter_shape, longest_batch
+from mlx_medlora.training.work import Work, row_work
+
+GB = 10**9
+
+
+class Disk(StrictModel):
+    """Bytes that a run caches: features of the frozen tower, and hidden states below the trained layers."""
+
+    features: int
+    prefix: int
+
+
+class Seconds(StrictModel):
+    """Time at a rate of `tflops` for products, of which a step reaches `share`.
+
+    features and prefix are paid once, an epoch includes its validation.
+    """
+
+    tflops: float
+    share: float
+    features: float
+    prefix: float
+    step: float
+    epoch: float
+    run: float
+
+
+class Plan(StrictModel):
+    """A run, predicted. Memory and disk in bytes, `flops` of one epoch's training in operations."""
+
+    rows: int
+    validation_rows: int
+    images: int
+    longest_row: int
+    exact_lengths: bool
+    batch_size: int
+    accumulate: int
+    checkpointing: bool
+    bits: int | None
+    dtype: str
+    epochs: int
+    updates: int
+    trainable_parameters: int
+    memory: Memory
+    disk: Disk
+    flops: float
+    seconds: Seconds | None
+
+
+def make_plan(
+    config: ModelConfig,
+    settings: TrainSettings,
+    lengths: Lengths,
+    *,
+    checkpointing: bool = False,
+    rate: float | None = None,
+) -> Plan:
+    """Predict a run of `settings` over rows of `lengths`; `rate` in FLOP/s gives its time too.
+
+    Raises InputError where a target names no layer.
+    """
+    adapter = adapter_shape(config, settings)
+    step = longest_batch(lengths.train, settings.batch_size)
+    memory = predict_memory(config, adapter, settings, step, checkpointing=checkpointing)
+    work = total_work(config, adapter, lengths.train, checkpointing=checkpointing)
+    batches = -(-len(lengths.train) // settings.batch_size)
+    updates = -(-batches // settings.accumulate) * settings.epochs
+    packed = config.quantization
+    return Plan(
+        rows=len(lengths.train),
+        validation_rows=len(lengths.val),
+        images=lengths.images,
+        longest_row=max(row.tokens for row in lengths.train),
+        exact_lengths=lengths.exact,
+        batch_size=settings.batch_size,
+        accumulate=settings.accumulate,
+        checkpointing=checkpointing,
+        bits=None if packed is None else packed.bits,
+        dtype=config.dtype,
+        epochs=settings.epochs,
+        updates=updates,
+        trainable_parameters=adapter.parameters,
+        memory=memory,
+        disk=_disk(config, adapter, lengths),
+        flops=work.epoch,
+        seconds=None if rate is None else _seconds(config, adapter, settings, lengths, work, updates, rate),
+    )
+
+
+def total_work(
+    config: ModelConfig, adapter: AdapterShape, rows: Sequence[RowShape], *, checkpointing: bool
+) -> Work:
+    """The operations of training on `rows` once, by part."""
+    counted: dict[RowShape, int] = {}
+    for row in rows:
+        counted[row] = counted.get(row, 0) + 1
+    total = Work()
+    for row, times in counted.items():
+        total += row_work(config, adapter, row, checkpointing=checkpointing).scaled(times)
+    return total
+
+
+def _disk(config: ModelConfig, adapter: AdapterShape, lengths: Lengths) -> Disk:
+    """Where SigLIP is trained nothing can be cached; a prefix only below the first trained layer."""
+    features = 0 if adapter.tower else lengths.images * image_feature_bytes(config)
+    width = config.text.hidden_size * (4 if config.dtype == "float32" else 2)
+    return Disk(features=features, prefix=lengths.tokens * width if adapter.first else 0)
+
+
+def _seconds(
+    config: ModelConfig,
+    adapter: AdapterShape,
+    settings: TrainSettings,
+    lengths: Lengths,
+    work: Work,
+    updates: int,
+    rate: float,
+) -> Seconds:
+    speed = rate * STEP_SHARE
+    frozen = 0 if adapter.tower else lengths.images * counts.tower_flops(config)
+    validation = total_work(config, adapter, lengths.val, checkpointing=False)
+    looked = validation.tower if adapter.tower else 0.0
+    one_way = validation.forward + validation.attention / 3 + validation.head / 2 + looked
+    epoch = (work.epoch + one_way) / speed
+    features, prefix = frozen / speed, (work.prefix + validation.prefix) / speed
+    return Seconds(
+        tflops=rate / 1e12,
+        share=STEP_SHARE,
+        features=features,
+        prefix=prefix,
+        step=work.epoch / speed * settings.epochs / updates,
+        epoch=epoch,
+        run=features + prefix + settings.epochs * epoch + one_way / speed,
+    )
