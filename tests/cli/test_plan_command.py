@@ -1,0 +1,113 @@
+"""`plan` as a command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlx_medlora.cli.app import run
+from mlx_medlora.cli.plan_text import duration, size
+from mlx_medlora.gemma import load
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert run(["plan", *words, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_the_embedded_model_is_planned_without_its_weights(
+    phantom_dataset: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "load_weights", lambda *_: pytest.fail("weights were loaded"))
+    words = ["--model", "tiny-medgemma", "--data", str(phantom_dataset), "--tflops", "0.1"]
+    plan = said(capsys, *words, "--batch-size", "2", "--rank", "4", "--epochs", "5")
+    assert (plan["rows"], plan["validation_rows"], plan["batch_size"], plan["epochs"]) == (24, 8, 2, 5)
+    assert plan["exact_lengths"]
+    assert plan["updates"] == 60
+    assert plan["seconds"]["tflops"] == pytest.approx(0.1)
+    assert plan["memory"]["peak"] > plan["memory"]["text"] > 1e6
+    assert "commands" not in plan
+    larger = said(capsys, *words, "--batch-size", "4", "--rank", "8")
+    assert larger["trainable_parameters"] == 2 * plan["trainable_parameters"]
+    assert larger["memory"]["activations"] > 1.5 * plan["memory"]["activations"]
+
+
+def test_the_rate_is_measured_here_where_none_is_given(
+    phantom_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plan", "--model", "tiny-medgemma", "--data", str(phantom_dataset)]) == 0
+    shown = capsys.readouterr().out
+    assert "TFLOP/s (measured here)" in shown
+    assert "peak of a step" in shown
+
+
+def test_a_hub_model_is_planned_before_its_download(
+    phantom_dataset: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    words = ["--data", str(phantom_dataset), "--tflops", "10", "--memory", "16", "--lr", "0.001"]
+    plan = said(capsys, "--model", "google/medgemma-4b-it", *words)
+    assert plan["fits"]
+    assert plan["bits"] in (4, 8)
+    assert not plan["exact_lengths"]
+    convert, train = plan["commands"]
+    place = f"models/medgemma-4b-it-{plan['bits']}bit"
+    assert convert == f"mlx-medlora convert google/medgemma-4b-it {place} --bits {plan['bits']}"
+    assert f"--model {place} " in train
+    assert "--lr 0.001" in train
+    assert plan == said(capsys, "--model", "google/medgemma-4b-it", *words)
+    named = said(capsys, "--model", "medgemma-4b", *words)
+    assert named | {"model": ""} == plan | {"model": ""}
+
+
+def test_a_model_on_disk_that_fits_as_it_is_needs_no_conversion(
+    phantom_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", str(phantom_dataset), "--tflops", "1", "--memory", "16"]
+    plan = said(capsys, "--model", "tiny-medgemma", *words)
+    assert [command.split()[1] for command in plan["commands"]] == ["train"]
+    assert plan["dtype"] == "float32"
+
+
+def test_it_says_that_nothing_fits(phantom_dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data", str(phantom_dataset), "--tflops", "1", "--memory", "16"]
+    assert run(["plan", "--model", "medgemma-27b", *words]) == 0
+    assert "Nothing fits a machine of 16 GB" in capsys.readouterr().out
+    plan = said(capsys, "--model", "medgemma-27b", *words)
+    assert (plan["fits"], plan["commands"]) == (False, [])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "medgemma-9b"], "medgemma-4b, medgemma-27b"),
+        (["--model", "medgemma-4b", "--target", "w_proj"], "names no linear layer"),
+        (["--model", "medgemma-4b", "--batch-size", "0"], "batch_size"),
+    ],
+)
+def test_wrong_input_is_said_in_words(
+    words: list[str], message: str, phantom_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plan", *words, "--data", str(phantom_dataset), "--tflops", "1"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_sizes_and_times_read_well() -> None:
+    assert [size(n) for n in (500, 2.5e6, 8.6e9, 4.6e11, 1.2e12)] == [
+        "0.5 kB",
+        "2.5 MB",
+        "8.6 GB",
+        "460.0 GB",
+        "1.2 TB",
+    ]
+    assert [duration(s) for s in (0.25, 90, 600, 7200, 400_000)] == [
+        "0.25 s",
+        "90 s",
+        "10.0 min",
+        "2.0 h",
+        "4.6 days",
+    ]
