@@ -24,6 +24,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"vocabulary": 131_072, "width": 512},
     {"bits": 4},
     {"accumulate": 2, "rank": 256},
+    {"dtype": "bfloat16", "layers": 6, "width": 256, "mlp": 1024, "length": 96},
     {"grad_checkpoint": "on", "layers": 16},
     {"grad_checkpoint": "on", "length": 512, "width": 1024, "mlp": 4096},
 ]
@@ -38,6 +39,7 @@ GEOMETRY = {
     "length": 192,
     "answer": 4,
     "bits": None,
+    "dtype": "float32",
 }
 
 
@@ -75,8 +77,9 @@ def measure(given: dict[str, Any]) -> tuple[int, int]:
         layer_types=("sliding_attention",) * size["layers"],
     )
     packed = None if size["bits"] is None else Quantization(bits=size["bits"])
-    config = ModelConfig(text=text, image_token_id=9, dtype="float32", quantization=packed)
+    config = ModelConfig(text=text, image_token_id=9, dtype=size["dtype"], quantization=packed)
     model = build(config)
+    model.set_dtype(mx.float32 if config.dtype == "float32" else mx.bfloat16)
     if packed is not None:
         nn.quantize(model, packed.group_size, packed.bits)
     attach(model, settings)
@@ -108,7 +111,7 @@ def main() -> None:
     ratios = []
     for given in SETTINGS:
         command = [sys.executable, str(Path(__file__)), json.dumps(given)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         predicted, measured = json.loads(done.stdout)
         ratios.append(predicted / measured)
         name = ", ".join(f"{k} {v}" for k, v in given.items()).replace("_proj", "") or "8 layers of 512"

@@ -17,7 +17,10 @@ from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.shapes import AdapterShape, StepShape
 
 LOGITS = 1 << 26  # most logits in one piece, as in `loss.py`
-_LOGIT_COPIES = 3  # logits, probabilities, gradient
+# Arrays as large as the logits that the head's two passes allocate before the first is free again. In fp32 on
+# the CPU the exponential is a polynomial in several kernels (11 counted: the slope of measured peaks over the
+# vocabulary); else logits, their fp32 copy, exponentials, probabilities, gradient and its cast.
+_LOGIT_COPIES = {4: 11, 2: 6}
 
 
 class Memory(StrictModel):
@@ -84,7 +87,7 @@ def predict_memory(
     if config.vision is not None and step.images and not trained:
         looking = kept.tower_forward(config.vision, w, at_once(config.vision), fused=fused)
     activations, backward = _activations(config, adapter, settings, step, checkpointing, w)
-    logits = _LOGIT_COPIES * kept.FP32 * min(LOGITS, step.targets * config.text.vocab_size)
+    logits = _LOGIT_COPIES[w] * kept.FP32 * min(LOGITS, step.targets * config.text.vocab_size)
     gradients = kept.FP32 * adapter.parameters
     return Memory(
         text=sizes.text + kept.FP32 * adapter.saved,
