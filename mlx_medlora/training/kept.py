@@ -85,10 +85,12 @@ def text_backward(text: TextConfig, w: int, n: int, length: int) -> int:
     MLX hands out memory about a hundred operations ahead of their execution, on the CPU backend ten tasks of
     ten; that is about one layer, so nothing of the layer counts as freed when its last array is allocated.
     """
-    wide, mlp = text.hidden_size, text.intermediate_size
+    norms = 12 * FP32 * text.hidden_size  # and the sums and residuals around them
+    widened = 0 if w == FP32 else 5 * FP32  # the gated GELU's gradient is taken in fp32: three in, two out
+    gated = (3 * w + widened) * text.intermediate_size
     heads = text.num_attention_heads
-    per_position = 12 * wide + 3 * mlp + 6 * heads * text.head_dim + 2 * heads * length
-    return w * n * per_position
+    attention = w * (6 * heads * text.head_dim + 2 * heads * length)
+    return n * (norms + gated + attention)
 
 
 def tower_forward(vision: VisionConfig, w: int, images: int, *, fused: bool) -> int:

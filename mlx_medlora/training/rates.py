@@ -24,7 +24,8 @@ def measured_rate(config: ModelConfig) -> float:
     def product(x: mx.array) -> mx.array:
         if packed is None:
             return x @ parts[0]
-        return mx.quantized_matmul(x, *parts, group_size=packed.group_size, bits=packed.bits)
+        words, scales, biases = parts
+        return mx.quantized_matmul(x, words, scales, biases, group_size=packed.group_size, bits=packed.bits)
 
     rate = 0.0
     for rows in _ROWS:
