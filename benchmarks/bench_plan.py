@@ -90,7 +90,7 @@ def measure(given: dict[str, Any]) -> tuple[int, int]:
     supervised = np.arange(size["length"]) >= size["length"] - size["answer"]
     rows = [Example(row, supervised, (), str(i), str(i)) for i, row in enumerate(ids)]
     shape = longest_batch(row_shapes(rows), settings.batch_size)
-    on = getattr(settings, "grad_checkpoint", "off") == "on"
+    on = settings.grad_checkpoint == "on"
     predicted = predict_memory(config, adapter_shape(config, settings), settings, shape, checkpointing=on)
     stepper = Stepper(model, settings, total=10)
     mx.eval(stepper.optimizer.state)

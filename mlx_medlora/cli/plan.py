@@ -74,7 +74,7 @@ def plan(
     stored = None if directory is None else geometry
     geometry = _packed(geometry, bits)
     lengths = _lengths(data, geometry, settings, directory)
-    checkpointing = getattr(settings, "grad_checkpoint", "off") == "on"
+    checkpointing = settings.grad_checkpoint == "on"
     chosen = None if memory is None else choose(geometry, settings, lengths, usable(memory * GB))
     if chosen is not None:
         geometry, settings, checkpointing = chosen.config, chosen.settings, chosen.checkpointing

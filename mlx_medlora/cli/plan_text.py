@@ -84,9 +84,8 @@ def commands(
     own: dict[str, Any] = {
         "batch_size": choice.settings.batch_size,
         "accumulate": choice.settings.accumulate,
+        "grad_checkpoint": "on" if choice.checkpointing else "off",
     }
-    if "grad_checkpoint" in type(choice.settings).model_fields:
-        own["grad_checkpoint"] = "on" if choice.checkpointing else "off"
     given = {name: value for name, value in flags.items() if value is not None} | own
     options = [part for name, value in given.items() for part in _option(name, value)]
     lines.append(

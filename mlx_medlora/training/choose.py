@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mlx_medlora.gemma.config import ModelConfig, Quantization
@@ -10,7 +10,7 @@ from mlx_medlora.training.lengths import Lengths
 from mlx_medlora.training.memory import predict_memory
 from mlx_medlora.training.plan import GB
 from mlx_medlora.training.settings import TrainSettings
-from mlx_medlora.training.shapes import adapter_shape, longest_batch
+from mlx_medlora.training.shapes import RowShape, adapter_shape, longest_batch
 
 _SMALL = 36 * GB  # up to this size macOS recommends two thirds for the GPU, above it three quarters
 CACHE = 1 * GB  # freed buffers that MLX keeps for reuse, beside its peak
@@ -45,25 +45,27 @@ def usable(memory: float) -> float:
 def fits(
     config: ModelConfig,
     settings: TrainSettings,
-    lengths: Lengths,
+    rows: Sequence[RowShape],
     memory_bytes: float,
     *,
     checkpointing: bool,
 ) -> bool:
     """True where a run's predicted peak is within `memory_bytes`."""
-    return peak(config, settings, lengths, checkpointing=checkpointing) <= memory_bytes
+    return peak(config, settings, rows, checkpointing=checkpointing) <= memory_bytes
 
 
 def wants_checkpointing(
-    config: ModelConfig, settings: TrainSettings, lengths: Lengths, memory_bytes: float
+    config: ModelConfig, settings: TrainSettings, rows: Sequence[RowShape], memory_bytes: float
 ) -> bool:
-    """What `auto` means: checkpointing where the run would not fit `memory_bytes` without it."""
-    return not fits(config, settings, lengths, memory_bytes, checkpointing=False)
+    """What `auto` means: checkpointing where a run over `rows` would not fit `memory_bytes` without it."""
+    return not fits(config, settings, rows, memory_bytes, checkpointing=False)
 
 
-def peak(config: ModelConfig, settings: TrainSettings, lengths: Lengths, *, checkpointing: bool) -> int:
+def peak(
+    config: ModelConfig, settings: TrainSettings, rows: Sequence[RowShape], *, checkpointing: bool
+) -> int:
     """Predicted peak in bytes, for the longest rows together."""
-    step = longest_batch((*lengths.train, *lengths.val), settings.batch_size)
+    step = longest_batch(rows, settings.batch_size)
     shape = adapter_shape(config, settings)
     return predict_memory(config, shape, settings, step, checkpointing=checkpointing).peak
 
@@ -89,13 +91,14 @@ def ladder(config: ModelConfig, settings: TrainSettings, lengths: Lengths) -> It
     accumulating single rows of hundreds of tokens next to nothing, and 4 bits train well (QLoRA).
     """
     configs = _precisions(config)
+    rows = (*lengths.train, *lengths.val)
     sizes = [n for n in range(1, settings.batch_size + 1) if settings.batch_size % n == 0]
     steps = [(configs[0], 1, True), *((configs[0], size, False) for size in sizes)]
     steps += [(one, settings.batch_size, False) for one in configs[1:]]
     for one, size, checkpointing in steps:
-        rows = settings.batch_size // size
-        own = settings.model_copy(update={"batch_size": size, "accumulate": settings.accumulate * rows})
-        yield Choice(one, own, checkpointing, peak(one, own, lengths, checkpointing=checkpointing))
+        times = settings.batch_size // size
+        own = settings.model_copy(update={"batch_size": size, "accumulate": settings.accumulate * times})
+        yield Choice(one, own, checkpointing, peak(one, own, rows, checkpointing=checkpointing))
 
 
 def _precisions(config: ModelConfig) -> list[ModelConfig]:

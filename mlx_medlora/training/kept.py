@@ -34,6 +34,18 @@ def text_layer(
     return norms + attention + gated + updates(text_shapes(text), kinds, rank, dropout, w, n, q)
 
 
+def checkpointed_layer(text: TextConfig, kinds: Sequence[str], w: int, n: int, q: int) -> int:
+    """Bytes that a decoder layer keeps with gradient checkpointing: its input and its last product's result.
+
+    Where that product is trained it is computed again with the rest. Beside these MLX holds, by the slope of
+    measured peaks over the layers, an array of M and one or two of D that no backward pass needs.
+    """
+    wide, mlp = text.hidden_size, text.intermediate_size
+    if "down_proj" in kinds:
+        return w * wide * n + w * (wide + mlp) * q
+    return w * wide * n + FP32 * wide * q + w * (2 * wide + mlp) * q
+
+
 def updates(
     shapes: dict[str, tuple[int, int]],
     kinds: Sequence[str],

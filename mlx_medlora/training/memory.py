@@ -128,7 +128,11 @@ def _activations(
     tower = _tower(config, adapter, settings, step, w)
     if not checkpointing:
         return stream + sum(layers) + tower, backward
-    return stream * len(layers) + tower, backward + max(layers)
+    held = [
+        kept.checkpointed_layer(text, adapter.text.get(i, ()), w, n, step.targets if i == last else n)
+        for i in trained
+    ]
+    return sum(held) + tower, backward + max(layers)
 
 
 def _tower(

@@ -60,7 +60,7 @@ def row_work(config: ModelConfig, adapter: AdapterShape, row: RowShape, *, check
         attention += 3 * scores  # one product backward for each factor of the two forward
         backward += matrices if layer > first or adapter.tower else _above_inputs(config, queries)
         if checkpointing:
-            recomputed += matrices + scores
+            recomputed += matrices + scores - _kept_product(config, adapter, layer, queries)
     return Work(
         tower=row.images * counts.tower_flops(config),
         tower_backward=row.images * _tower_backward(config, adapter),
@@ -72,6 +72,14 @@ def row_work(config: ModelConfig, adapter: AdapterShape, row: RowShape, *, check
         head=2 * counts.head_flops(text, row.targets),
         recomputed=recomputed,
     )
+
+
+def _kept_product(config: ModelConfig, adapter: AdapterShape, layer: int, queries: int) -> float:
+    """Checkpointing keeps the result of a layer's last product, unless that one is trained."""
+    if "down_proj" in adapter.text.get(layer, ()):
+        return 0
+    inputs, outputs = counts.text_shapes(config.text)["down_proj"]
+    return 2 * inputs * outputs * queries
 
 
 def _above_inputs(config: ModelConfig, queries: int) -> float:

@@ -9,7 +9,7 @@ from mlx_medlora import __version__
 from mlx_medlora.cli.app import app, run
 
 COMMANDS = (
-    *("demo", "convert", "prepare", "train", "eval", "generate"),
+    *("demo", "convert", "prepare", "plan", "train", "eval", "generate"),
     *("fuse", "export", "import", "parity", "doctor"),
 )
 HEAVY = ("mlx", "mlx_lm", "numpy", "transformers", "PIL", "scipy", "rich", "huggingface_hub", "psutil")
