@@ -15,24 +15,23 @@ from dataclasses import replace
 
 import numpy as np
 import ours
-from reference import QUICK, Rows, config, rows
+from reference import QUICK, Batch, config, rows
 from turns import resident
 
 from mlx_medlora.gemma.model import build
 
 LIMIT = 1.0  # MB in 100 steps
-BATCH, CASES = 4, 64
+BATCH, CASES, LONGEST = 4, 64, 120
 
 
 def varied(rng: np.random.Generator) -> ours.Rig:
     """A rig of `CASES` rows between 20 and 120 tokens, every third without an image."""
-    shape = replace(QUICK, rows=CASES, length=120)
-    whole = rows(shape)
-    rig = ours.Rig(build(config(shape)), Rows(whole.ids, whole.supervised, whole.pixels), dropout=0.1)
+    made = config(QUICK)
+    rig = ours.Rig(build(made), rows(made, Batch(CASES, LONGEST, 5)), dropout=0.1)
     for index, example in enumerate(rig.examples):
-        image = shape.soft_tokens + 3  # <bos>, the image and its two marks
-        length = int(rng.integers(20, 121))
-        cut = np.r_[0:image, shape.length - length + image : shape.length]
+        image = QUICK.soft_tokens + 3  # <bos>, the image and its two marks
+        length = int(rng.integers(20, LONGEST + 1))
+        cut = np.r_[0:image, LONGEST - length + image : LONGEST]
         if index % 3 == 0:
             cut = cut[image:]
         rig.examples[index] = replace(

@@ -105,17 +105,17 @@ class Ours:
 
 
 class Matmul:
-    """The machine's own fp32 rate: the best of a few products of two square matrices, in GFLOP/s."""
+    """The machine's own rate: the best of a few products of two square matrices, in GFLOP/s."""
 
-    def __init__(self, size: int = 2048) -> None:
-        self.size = size
+    def __init__(self, size: int = 2048, dtype: str = "float32") -> None:
+        self.size, self.dtype = size, getattr(mx, dtype)
 
     def load(self) -> None:
         """Nothing has weights here."""
 
     def prepare(self) -> None:
         """The two matrices."""
-        self.a, self.b = (mx.random.normal((self.size, self.size)) for _ in range(2))
+        self.a, self.b = (mx.random.normal((self.size, self.size), self.dtype) for _ in range(2))
         mx.eval(self.a, self.b)
 
     def turn(self, steps: int) -> Turn:

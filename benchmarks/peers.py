@@ -89,17 +89,24 @@ class MlxVlm:
 
 
 class Peft:
-    """transformers + PEFT on torch, fp32 on the processor, labels on the supervised tokens alone.
+    """transformers + PEFT on torch with sdpa attention, labels on the supervised tokens alone.
 
     With `kept` the head runs at the row's end only (`logits_to_keep`), which a person who reads the model's
-    signature can do where every answer ends its row; transformers' own trainer does not.
+    signature can do where every answer ends its row; transformers' own trainer does not. In bf16 the step
+    runs under autocast, as that trainer's `bf16=True` does: PEFT keeps the adapter in fp32.
     """
 
     def __init__(
-        self, directory: str, *, dropout: float = 0.0, attention: str = "sdpa", kept: bool = False
+        self,
+        directory: str,
+        *,
+        dropout: float = 0.0,
+        kept: bool = False,
+        dtype: str = "float32",
+        device: str = "cpu",
     ) -> None:
-        self.directory, self.dropout = Path(directory), dropout
-        self.attention, self.kept = attention, kept
+        self.directory, self.dropout, self.kept = Path(directory), dropout, kept
+        self.dtype, self.device = dtype, device
 
     def load(self) -> None:
         """The weights alone, each touched, since they are mapped from the file."""
@@ -109,11 +116,12 @@ class Peft:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         transformers.logging.set_verbosity_error()
         self.model = transformers.Gemma3ForConditionalGeneration.from_pretrained(
-            self.directory, dtype=torch.float32, attn_implementation=self.attention
-        )
+            self.directory, dtype=getattr(torch, self.dtype), attn_implementation="sdpa"
+        ).to(self.device)
         with torch.no_grad():
             for parameter in self.model.parameters():
                 float(parameter.sum())
+        self.weights = self._allocated()
 
     def prepare(self) -> None:
         """LoRA on the same layers, torch's AdamW, and the batch."""
@@ -135,31 +143,45 @@ class Peft:
         kept = int(given.supervised[0].sum()) + 1 if self.kept else given.ids.shape[1]
         labels = np.where(given.supervised, given.ids, -100)[:, -kept:]
         image = self.model.config.image_token_id
-        self.batch = {
+        tensors = {
             "input_ids": torch.tensor(given.ids),
             "attention_mask": torch.ones(given.ids.shape, dtype=torch.int64),
             "token_type_ids": torch.tensor((given.ids == image).astype(np.int64)),
-            "pixel_values": torch.tensor(given.pixels),
+            "pixel_values": torch.tensor(given.pixels, dtype=getattr(torch, self.dtype)),
             "labels": torch.tensor(labels),
-            "logits_to_keep": kept if self.kept else 0,
-            "use_cache": False,
         }
+        self.batch: dict[str, Any] = {name: tensor.to(self.device) for name, tensor in tensors.items()}
+        self.batch |= {"logits_to_keep": kept if self.kept else 0, "use_cache": False}
 
     def turn(self, steps: int) -> Turn:
         """Train `steps` times."""
+        import torch
+
+        on_gpu = self.device != "cpu"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
         seconds, loss = [], 0.0
         for _ in range(steps):
             start = perf_counter()
             loss = self._step()
+            if on_gpu:
+                torch.cuda.synchronize()
             seconds.append(perf_counter() - start)
-        return Turn(seconds, loss)
+        peak = torch.cuda.max_memory_allocated() - self.weights if on_gpu else None
+        return Turn(seconds, loss, peak)
 
     def _step(self) -> float:
         import torch
 
-        found = self.adapted(**self.batch).loss
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == "bfloat16"):
+            found = self.adapted(**self.batch).loss
         found.backward()
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return float(found.detach())
+
+    def _allocated(self) -> int:
+        import torch
+
+        return 0 if self.device == "cpu" else int(torch.cuda.memory_allocated())

@@ -10,15 +10,27 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-BATCH = "batch.npz"
+if TYPE_CHECKING:
+    from mlx_medlora.gemma.config import ModelConfig
+
+FILE = "batch.npz"
 TARGETS = ("q_proj", "v_proj", "o_proj")
 ADAPTER = {"rank": 16, "alpha": 32.0, "dropout": 0.0}
 LEARNING_RATE, WEIGHT_DECAY = 2e-4, 0.01
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a step, tokens of each (soft tokens included), supervised ones at the end of each."""
+
+    rows: int = 4
+    length: int = 221
+    supervised: int = 12
 
 
 @dataclass(frozen=True)
@@ -40,15 +52,7 @@ class Shape:
     image: int = 448
     patch: int = 14
     soft_tokens: int = 64
-    rows: int = 4
-    length: int = 221
-    supervised: int = 12
-
-    @property
-    def special(self) -> dict[str, int]:
-        """Ids of the image tokens, at the end of the vocabulary."""
-        last = self.vocabulary - 1
-        return {"image_token_id": last, "boi_token_id": last - 1, "eoi_token_id": last - 2}
+    batch: Batch = Batch()
 
 
 REFERENCE = Shape()
@@ -66,9 +70,7 @@ QUICK = Shape(
     vision_heads=4,
     image=112,
     soft_tokens=4,
-    rows=2,
-    length=40,
-    supervised=5,
+    batch=Batch(2, 40, 5),
 )
 
 
@@ -81,8 +83,8 @@ class Rows:
     pixels: npt.NDArray[np.float32]
 
 
-def config(shape: Shape, dtype: str = "float32") -> Any:
-    """The toolkit's ModelConfig of a shape: every sixth layer global, as in Gemma 3."""
+def config(shape: Shape) -> ModelConfig:
+    """The toolkit's configuration of a shape: every sixth layer global, as in Gemma 3; image tokens last."""
     from mlx_medlora.gemma.config import ModelConfig, TextConfig, VisionConfig
 
     kinds = ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(shape.layers)]
@@ -106,8 +108,15 @@ def config(shape: Shape, dtype: str = "float32") -> Any:
         image_size=shape.image,
         patch_size=shape.patch,
     )
+    last = shape.vocabulary - 1
     return ModelConfig(
-        text=text, vision=vision, mm_tokens_per_image=shape.soft_tokens, dtype=dtype, **shape.special
+        text=text,
+        vision=vision,
+        mm_tokens_per_image=shape.soft_tokens,
+        image_token_id=last,
+        boi_token_id=last - 1,
+        eoi_token_id=last - 2,
+        dtype="float32",
     )
 
 
@@ -130,24 +139,32 @@ def write(directory: Path, shape: Shape = REFERENCE) -> None:
     tensors[patches] = mx.contiguous(tensors[patches].transpose(0, 3, 1, 2))  # (D, P, P, C) -> (D, C, P, P)
     mx.save_safetensors(str(directory / "model.safetensors"), tensors, metadata={"format": "pt"})
     (directory / "config.json").write_text(json.dumps(published_config(made)))
-    np.savez(directory / BATCH, **vars(rows(shape)))
+    save(directory, rows(made, shape.batch))
 
 
-def rows(shape: Shape, seed: int = 0) -> Rows:
-    """A batch: `<bos>`, an image, random text, and an answer that ends the row."""
-    rng = np.random.default_rng(seed)
-    token = shape.special
-    image = [token["boi_token_id"], *[token["image_token_id"]] * shape.soft_tokens, token["eoi_token_id"]]
-    text = rng.integers(10, shape.vocabulary - 10, (shape.rows, shape.length - len(image) - 1))
-    head = np.tile([2, *image], (shape.rows, 1))
+def rows(config: ModelConfig, batch: Batch) -> Rows:
+    """Random rows: `<bos>`, an image, text, and an answer that ends the row."""
+    rng = np.random.default_rng(0)
+    vision = config.vision
+    assert vision is not None
+    soft = [config.image_token_id] * config.mm_tokens_per_image
+    head = np.tile([config.bos_token_id, config.boi_token_id, *soft, config.eoi_token_id], (batch.rows, 1))
+    special = {config.image_token_id, config.boi_token_id, config.eoi_token_id}
+    ordinary = np.setdiff1d(np.arange(10, config.text.vocab_size), list(special))
+    text = rng.choice(ordinary, (batch.rows, batch.length - head.shape[1]))
     ids = np.concatenate([head, text], axis=1).astype(np.int64)
     supervised = np.zeros(ids.shape, np.bool_)
-    supervised[:, shape.length - shape.supervised :] = True
-    pixels = rng.uniform(-1, 1, (shape.rows, 3, shape.image, shape.image)).astype(np.float32)
-    return Rows(ids, supervised, pixels)
+    supervised[:, batch.length - batch.supervised :] = True
+    shape = (batch.rows, vision.num_channels, vision.image_size, vision.image_size)
+    return Rows(ids, supervised, rng.uniform(-1, 1, shape).astype(np.float32))
+
+
+def save(directory: Path, made: Rows) -> None:
+    """Put a batch beside its checkpoint."""
+    np.savez(directory / FILE, ids=made.ids, supervised=made.supervised, pixels=made.pixels)
 
 
 def read(directory: Path) -> Rows:
-    """The batch beside a checkpoint that `write` made."""
-    with np.load(directory / BATCH) as stored:
+    """The batch that `save` put beside a checkpoint."""
+    with np.load(directory / FILE) as stored:
         return Rows(stored["ids"], stored["supervised"], stored["pixels"])

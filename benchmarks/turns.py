@@ -17,9 +17,10 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
+from time import process_time
 from typing import Any, Protocol
 
 HERE = Path(__file__).resolve()
@@ -43,14 +44,16 @@ class Contestant(Protocol):
 class Turn:
     """One turn. `seconds` of each step; `value` is the last step's result (its loss, or a rate).
 
+    `cpu` is the processor time of a step, all threads together: other jobs on the machine stretch it less.
     Memory in bytes over what was there after loading: `resident` as the system counts it, which includes
-    what an allocator keeps for later; `active` as MLX counts its live arrays, None without MLX.
+    what an allocator keeps for later; `active` the live arrays, as MLX or torch on a GPU counts them.
     """
 
     seconds: list[float]
     value: float
     active: int | None = None
     resident: int = 0
+    cpu: float = 0.0
 
     @property
     def step(self) -> float:
@@ -159,8 +162,11 @@ def main() -> None:
     print("{}", file=answers, flush=True)
     for line in sys.stdin:
         reset_peak()
-        turn = asdict(contestant.turn(int(line)))
-        print(json.dumps(turn | {"resident": peak_resident() - before}), file=answers, flush=True)
+        start = process_time()
+        turn = contestant.turn(int(line))
+        cpu = (process_time() - start) / len(turn.seconds)
+        found = replace(turn, resident=peak_resident() - before, cpu=cpu)
+        print(json.dumps(asdict(found)), file=answers, flush=True)
 
 
 if __name__ == "__main__":
