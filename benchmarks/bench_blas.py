@@ -3,6 +3,7 @@
 Two processes, one with OpenBLAS loaded and one without, take turns in one run; their ratio is what counts.
 """
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -30,10 +31,13 @@ def rate(with_openblas: bool) -> float:
 
 
 def main() -> None:
-    pairs = [(rate(True), rate(False)) for _ in range(TURNS)]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one turn only")
+    turns = 1 if parser.parse_args().quick else TURNS
+    pairs = [(rate(True), rate(False)) for _ in range(turns)]
     ratios = sorted(fast / slow for fast, slow in pairs)
     fast, slow = (statistics.median(column) for column in zip(*pairs, strict=True))
-    print(f"with OpenBLAS {fast:.0f} GFLOP/s, without {slow:.1f} GFLOP/s (medians of {TURNS})")
+    print(f"with OpenBLAS {fast:.0f} GFLOP/s, without {slow:.1f} GFLOP/s (medians of {turns})")
     print(f"ratio {statistics.median(ratios):.1f} ({ratios[0]:.1f} to {ratios[-1]:.1f})")
 
 

@@ -1,11 +1,10 @@
 """This toolkit as a contestant: `Trainer.update`, which `mlx-medlora train` runs for each step.
 
-Everything that knows the trainer's insides is in `Rig`.
+Everything that knows the trainer's insides is in `trainer` and `Ours.turn`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,12 +14,12 @@ import mlx_medlora.gemma  # noqa: F401  (the fast BLAS comes before MLX)
 # isort: split
 import mlx.core as mx
 import numpy as np
+import numpy.typing as npt
 from reference import ADAPTER, LEARNING_RATE, TARGETS, WEIGHT_DECAY, Rows, read
 from turns import Turn
 
 from mlx_medlora.gemma.load import load_base
 from mlx_medlora.gemma.model import Base
-from mlx_medlora.gemma.vision import at_once
 from mlx_medlora.lora.layers import attach
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import FeatureCache
@@ -30,47 +29,47 @@ from mlx_medlora.training.trainer import Trainer
 LAST_LAYER_PRUNED = False  # whether the last layer's queries and MLP run at supervised positions only
 
 
-class Rig:
-    """One model with its adapter, and the trainer that takes steps on given rows."""
+def settings(batch_size: int, *, dropout: float, epochs: int) -> TrainSettings:
+    """The reference adapter and optimiser, at a constant rate."""
+    return TrainSettings(
+        **{**ADAPTER, "dropout": dropout},
+        target=TARGETS,
+        batch_size=batch_size,
+        epochs=epochs,
+        schedule="constant",
+        warmup=0.0,
+        lr=LEARNING_RATE,
+        weight_decay=WEIGHT_DECAY,
+    )
 
-    def __init__(self, model: Base, rows: Rows, dropout: float) -> None:
-        settings = TrainSettings(
-            **{**ADAPTER, "dropout": dropout},
-            target=TARGETS,
-            batch_size=len(rows.ids),
-            epochs=100_000,
-            schedule="constant",
-            warmup=0.0,
-            lr=LEARNING_RATE,
-            weight_decay=WEIGHT_DECAY,
-        )
-        attach(model, settings, seed=settings.seed)
-        self.model, self.pixels = model, rows.pixels
-        self.files = [Path(f"image-{index}.png") for index in range(len(rows.pixels))]
-        self.examples = [
-            Example(ids.astype(np.int32), supervised, (file,), f"row {index}", f"rows:{index + 1}")
-            for index, (ids, supervised, file) in enumerate(
-                zip(rows.ids, rows.supervised, self.files, strict=True)
-            )
-        ]
-        self.features = FeatureCache()
-        save: Any = lambda kind: None  # noqa: E731
-        self.trainer = Trainer(model, self.examples, [], self.features, settings, save=save)
 
-    def look(self) -> None:
-        """Compute the images' features, as the first epoch does."""
-        size = at_once(self.model.config.vision)
-        for start in range(0, len(self.files), size):
-            pixels = mx.array(self.pixels[start : start + size])
-            found = [mx.contiguous(one) for one in self.model.image_features(pixels)]
-            mx.eval(found)
-            self.features.features.update(zip(self.files[start : start + size], found, strict=True))
+def examples(rows: Rows) -> list[Example]:
+    """The rows as training takes them, their images named by their place."""
+    return [
+        Example(ids.astype(np.int32), supervised, (image_file(index),), f"row {index}", f"rows:{index + 1}")
+        for index, (ids, supervised) in enumerate(zip(rows.ids, rows.supervised, strict=True))
+    ]
 
-    def step(self, chosen: Sequence[int] | None = None) -> float:
-        """One update on all rows, or on the `chosen` ones; its loss."""
-        self.model.train()
-        batch = self.examples if chosen is None else [self.examples[index] for index in chosen]
-        return self.trainer.update([batch], 1).loss
+
+def image_file(index: int) -> Path:
+    """The name of a row's image."""
+    return Path(f"image-{index}.png")
+
+
+def look(model: Base, pixels: npt.NDArray[np.float32], cache: FeatureCache) -> None:
+    """Compute the images' features one by one, and keep them in `cache`."""
+    held = dict(cache.features)
+    for index in range(len(pixels)):
+        held[image_file(index)] = mx.contiguous(model.image_features(mx.array(pixels[index : index + 1]))[0])
+        mx.eval(held[image_file(index)])
+    cache.features = held
+
+
+def trainer(model: Base, rows: list[Example], cache: FeatureCache, chosen: TrainSettings) -> Trainer:
+    """Puts the adapter on `model`, and makes the trainer that `mlx-medlora train` makes, saving nothing."""
+    attach(model, chosen, seed=chosen.seed)
+    save: Any = lambda kind: None  # noqa: E731
+    return Trainer(model, rows, [], cache, chosen, save=save)
 
 
 class Ours:
@@ -86,9 +85,12 @@ class Ours:
 
     def prepare(self) -> None:
         """Adapter, batch, and the features where they are cached."""
-        self.rig = Rig(self.model, read(self.directory), self.dropout)
-        if not self.first_epoch:
-            self.rig.look()
+        rows = read(self.directory)
+        self.examples, self.pixels, self.cache = examples(rows), rows.pixels, FeatureCache()
+        chosen = settings(len(self.examples), dropout=self.dropout, epochs=100_000)
+        self.trainer = trainer(self.model, self.examples, self.cache, chosen)
+        self.model.train()
+        look(self.model, self.pixels, self.cache)
         mx.clear_cache()  # as the trainer does between epochs
 
     def turn(self, steps: int) -> Turn:
@@ -98,8 +100,8 @@ class Ours:
         for _ in range(steps):
             start = perf_counter()
             if self.first_epoch:
-                self.rig.look()
-            loss = self.rig.step()
+                look(self.model, self.pixels, self.cache)
+            loss = self.trainer.update([self.examples], 1).loss
             seconds.append(perf_counter() - start)
         return Turn(seconds, loss, mx.get_peak_memory() - self.weights)
 

@@ -1,0 +1,49 @@
+"""Each benchmark runs on toy sizes, peers included, and prints what it says it prints."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(name: str, *flags: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / name), *flags],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_training_step_of_all() -> None:
+    said = run("bench_train_step.py", "--quick", "--warmup", "1")
+    for name in ("mlx-vlm", "peft", "peft-kept", "ours", "ours-first-epoch"):
+        assert sum(line.startswith(f"{name} ") for line in said.splitlines()) == 1
+    assert "goal" not in said  # toy sizes are not judged
+
+
+@pytest.mark.slow
+def test_the_step_of_a_gpu_on_the_tiny_shape() -> None:
+    said = run("gpu_step.py", "--shape", "tiny", "--rounds", "1", "--rows", "2", "--steps", "1")
+    for name in ("peft", "peft-kept", "ours", "ours-first-epoch"):
+        assert sum(line.startswith(f"{name} ") for line in said.splitlines()) == 1
+
+
+def test_memory_over_a_long_run() -> None:
+    said = run("bench_memory_flat.py", "--quick")
+    assert said.count("MB resident") == 4
+    assert "too short a run to judge" in said
+
+
+def test_the_blas() -> None:
+    assert "ratio" in run("bench_blas.py", "--quick")
