@@ -26,7 +26,7 @@ from mlx_medlora.training.features import FeatureCache
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.trainer import Trainer
 
-LAST_LAYER_PRUNED = False  # whether the last layer's queries and MLP run at supervised positions only
+LAST_LAYER_PRUNED = True  # whether the last layer's queries and MLP run at supervised positions only
 
 
 def settings(batch_size: int, *, dropout: float, epochs: int) -> TrainSettings:

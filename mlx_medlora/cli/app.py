@@ -10,6 +10,7 @@ import typer
 
 from mlx_medlora import __version__
 from mlx_medlora.cli import (
+    bench,
     convert,
     demo,
     doctor,
@@ -39,7 +40,10 @@ app = typer.Typer(
     ),
 )
 
-for group in (demo, convert, prepare, plan, train, eval, generate, fuse, exchange, parity, doctor):
+for group in (
+    *(demo, convert, prepare, plan, train, eval, generate),
+    *(fuse, exchange, parity, bench, doctor),
+):
     group.add_to(app)
 
 

@@ -12,6 +12,9 @@ import reference
 import turns
 
 from mlx_medlora.gemma.config import parse_config
+from mlx_medlora.lora.settings import LoraSettings
+from mlx_medlora.training.shapes import RowShape, adapter_shape
+from mlx_medlora.training.work import row_work
 
 
 def first_loss(spec: str, directory: Path, **options: object) -> float:
@@ -91,3 +94,14 @@ def test_flops_of_medgemma_4b_are_the_known_ones(shared: Path) -> None:
     row = flops.Work(1, 400, 8, 16)
     assert flops.tower(made, 1) == pytest.approx(5.5e12, rel=0.02)
     assert flops.step(made, row) == pytest.approx(5.1e12, rel=0.03)
+
+
+@pytest.mark.parametrize("shape", [reference.QUICK, reference.REFERENCE])
+def test_flops_are_those_that_plan_counts(shape: reference.Shape) -> None:
+    made, batch = reference.config(shape), shape.batch
+    adapter = adapter_shape(made, LoraSettings(**reference.ADAPTER, target=reference.TARGETS))
+    row = RowShape(batch.length, batch.supervised, 1)
+    planned = row_work(made, adapter, row, checkpointing=False)
+    counted = flops.Work(batch.rows, batch.length, batch.rows * batch.supervised, adapter.rank)
+    assert batch.rows * planned.epoch == flops.step(made, counted)
+    assert batch.rows * planned.tower == flops.tower(made, batch.rows)

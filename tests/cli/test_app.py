@@ -10,7 +10,7 @@ from mlx_medlora.cli.app import app, run
 
 COMMANDS = (
     *("demo", "convert", "prepare", "plan", "train", "eval", "generate"),
-    *("fuse", "export", "import", "parity", "doctor"),
+    *("fuse", "export", "import", "parity", "bench", "doctor"),
 )
 HEAVY = ("mlx", "mlx_lm", "numpy", "transformers", "PIL", "scipy", "rich", "huggingface_hub", "psutil")
 
