@@ -46,6 +46,8 @@ def judge(found: dict[str, list[Turn]]) -> None:
         if peer in found and own in found:
             values = ratios(found[peer], found[own])
             _say(f"{peer} over {own}, step time", values, goal, median(values) >= goal)
+            cpu = [a.cpu / b.cpu for a, b in zip(found[peer], found[own], strict=True)]
+            print(f"  processor time, which a shared machine stretches less: {spread(cpu)}")
     if "mlx-vlm" in found:
         mine, theirs = (max(turn.active or 0 for turn in found[name]) for name in (OURS, "mlx-vlm"))
         share = mine / theirs
