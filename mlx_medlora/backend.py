@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 NAMES = ("libopenblas.so.0", "libopenblas.so")
+_BUFFERS = {"MLX_MAX_OPS_PER_BUFFER": "16", "MLX_MAX_MB_PER_BUFFER": "40"}
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # glibc's malloc.h
 
 
@@ -31,6 +32,8 @@ def load_blas() -> Blas:
     Does nothing on macOS (Accelerate and Metal serve there), where MEDLORA_NO_OPENBLAS is set, or
     where `mlx.core` is already imported, since its symbols are bound by then.
     """
+    if sys.platform == "darwin":
+        _shorten_buffers()
     if sys.platform != "linux":
         return Blas(None, "not needed on this platform")
     _keep_pages()
@@ -45,6 +48,16 @@ def load_blas() -> Blas:
             continue
         return Blas(name, "loaded")
     return Blas(None, "no system OpenBLAS: install it with `apt-get install libopenblas0-pthread`")
+
+
+def _shorten_buffers() -> None:
+    """Commit Metal's command buffers early, unless the user has chosen otherwise.
+
+    macOS ends a process whose command buffer keeps the display waiting for seconds; a few layers of 27B in
+    one buffer can. MLX reads these names once, when its device is made.
+    """
+    for name, value in _BUFFERS.items():
+        os.environ.setdefault(name, value)
 
 
 def _keep_pages() -> None:

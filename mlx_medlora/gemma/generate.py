@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import numpy as np
-from mlx import nn
 
 from mlx_medlora.gemma.cache import WritingCache
 from mlx_medlora.gemma.config import ModelConfig
@@ -14,7 +13,7 @@ from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.reading import Trunk, read_prompts
 from mlx_medlora.gemma.rope import table_at
 from mlx_medlora.gemma.sharing import Prompt
-from mlx_medlora.gemma.text import Wrap
+from mlx_medlora.gemma.text import Tables
 
 Sampler = Callable[[mx.array], mx.array]
 _TABLE = 256  # rotary tables are made for this many positions at a time
@@ -41,23 +40,17 @@ def prefill(
 
 def step(model: Base, tokens: mx.array, cache: WritingCache) -> mx.array:
     """Feed one token a row, (B,) -> logits (B, V) of the next."""
-    wrap = None if cache.places is None else _turned(model, cache.places)
-    hidden = model.text(model.embed(tokens[:, None]), cache.decode_masks(), cache, wrap=wrap)  # (B, 1, D)
+    tables = None if cache.places is None else _tables(model, cache.places)
+    embedded = model.embed(tokens[:, None])
+    hidden = model.text(embedded, cache.decode_masks(), cache, tables=tables)  # (B, 1, D)
     return model.head(hidden[:, 0])
 
 
-def _turned(model: Base, places: list[int]) -> Wrap:
-    """Layers that rotate each row's one token to a position of its own, since rows are not equally long."""
-    kinds = model.config.text.layer_types
+def _tables(model: Base, places: list[int]) -> Tables:
+    """Rotary tables for each row's one token at a position of its own, since rows are not equally long."""
     length = -(-(max(places) + 1) // _TABLE) * _TABLE
     positions = mx.array(places)[:, None]  # (B, 1)
-    tables = {kind: table_at(model.text.rotary(kind, 0, length), positions) for kind in set(kinds)}
-    own = {id(layer): tables[kind] for layer, kind in zip(model.text.layers, kinds, strict=True)}
-
-    def wrap(layer: nn.Module) -> Callable[..., mx.array]:
-        return lambda x, _, *others: layer(x, own[id(layer)], *others)
-
-    return wrap
+    return {kind: table_at(table, positions) for kind, table in model.text.tables(0, length).items()}
 
 
 def generate(

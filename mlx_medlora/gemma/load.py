@@ -7,6 +7,7 @@ from pathlib import Path
 import mlx.core as mx
 from mlx import nn
 
+from mlx_medlora.device import prepare
 from mlx_medlora.gemma.config import read_config
 from mlx_medlora.gemma.model import Base, Origin, build
 from mlx_medlora.gemma.vision import Projector, VisionTower
@@ -19,6 +20,7 @@ def load_base(directory: Path, dtype: mx.Dtype | None = None) -> Base:
     `dtype` (float32 or bfloat16) casts every tensor that is not quantised. Raises InputError where the
     configuration or the weights are absent, damaged or not Gemma 3's.
     """
+    prepare()
     model = build(read_config(directory))
     load_weights(model, directory, dtype)
     model.origin = Origin(directory, dtype)

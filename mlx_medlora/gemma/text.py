@@ -23,6 +23,7 @@ from mlx_medlora.gemma.rope import Table, rotary_table, rotate, table_at
 if TYPE_CHECKING:
     from mlx_medlora.gemma.cache import Cache  # which takes seconds: mlx-lm imports transformers
 
+Tables = dict[LayerType, Table]
 Matrix = list[mx.array]  # a weight, or packed words with their scales and biases
 
 
@@ -154,16 +155,18 @@ class TextStack(nn.Module):
         *,
         first: int = 0,
         recompute: bool = False,
+        tables: Tables | None = None,
     ) -> mx.array:
         """(B, L, D) embeddings -> (B, L, D) hidden states after the final norm.
 
         With `wanted` (B, Q) int32 positions only those come back, (B, Q, D): the last layer then computes
         queries, output projection and MLP for them alone. `first` is the layer that `x` enters;
-        `recompute` keeps less for the backward pass, see `DecoderLayer`.
+        `recompute` keeps less for the backward pass, see `DecoderLayer`; `tables` are the rotary ones where
+        positions are not those that follow the cache's.
         """
         length = x.shape[1]
         offset = 0 if cache is None else cache.length
-        tables = {kind: self.rotary(kind, offset, length) for kind in set(self.config.layer_types)}
+        tables = tables or self.tables(offset, length)
         for index in range(first, len(self.layers)):
             kind = self.config.layer_types[index]
             mask = masks.full_attention if kind == "full_attention" else masks.sliding_attention
@@ -176,11 +179,15 @@ class TextStack(nn.Module):
 
     def below(self, x: mx.array, masks: Masks, count: int) -> mx.array:
         """(B, L, D) embeddings -> (B, L, D) as they leave the first `count` layers."""
-        tables = {kind: self.rotary(kind, 0, x.shape[1]) for kind in set(self.config.layer_types)}
+        tables = self.tables(0, x.shape[1])
         for kind, layer in zip(self.config.layer_types[:count], self.layers[:count], strict=True):
             mask = masks.full_attention if kind == "full_attention" else masks.sliding_attention
             x = layer(x, tables[kind], mask)
         return x
+
+    def tables(self, offset: int, length: int) -> Tables:
+        """The rotary tables of both kinds of layer for positions offset .. offset + length - 1."""
+        return {kind: self.rotary(kind, offset, length) for kind in set(self.config.layer_types)}
 
     def rotary(self, kind: LayerType, offset: int, length: int) -> Table:
         """The rotary table of one kind of layer: each has its own base, and only global ones a factor."""

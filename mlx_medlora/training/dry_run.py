@@ -14,7 +14,7 @@ from mlx_medlora.training.batches import Buckets
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import FeatureCache, ImageSource, PixelSource
 from mlx_medlora.training.settings import TrainSettings
-from mlx_medlora.training.setup import set_up
+from mlx_medlora.training.setup import recomputes, set_up
 from mlx_medlora.training.trainer import Trainer
 
 
@@ -71,7 +71,15 @@ def dry_run(
     features: ImageSource = PixelSource(setup.encoder)
     if not setup.trains_vision:
         features = FeatureCache.for_examples(looked_at, setup.model, setup.encoder)
-    trainer = Trainer(setup.model, setup.train, setup.val, features, settings, save=lambda kind: None)
+    trainer = Trainer(
+        setup.model,
+        setup.train,
+        setup.val,
+        features,
+        settings,
+        save=lambda kind: None,
+        recompute=recomputes(setup, settings),
+    )
     setup.model.train()
     start = perf_counter()
     step = trainer.update(window, epoch=1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pydantic import computed_field
 
 from mlx_medlora.gemma.config import ModelConfig
-from mlx_medlora.gemma.vision import at_once
 from mlx_medlora.gemma.weightsize import weight_bytes
 from mlx_medlora.settings import StrictModel
 from mlx_medlora.training import kept
@@ -85,7 +84,7 @@ def predict_memory(
     trained = bool(adapter.tower)
     looking = 0
     if config.vision is not None and step.images and not trained:
-        looking = kept.tower_forward(config.vision, w, at_once(config.vision), fused=fused)
+        looking = kept.tower_forward(config.vision, w, 1, fused=fused)
     activations, backward = _activations(config, adapter, settings, step, checkpointing, w)
     logits = _LOGIT_COPIES[w] * kept.FP32 * min(LOGITS, step.targets * config.text.vocab_size)
     gradients = kept.FP32 * adapter.parameters

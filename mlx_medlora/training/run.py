@@ -35,7 +35,7 @@ from mlx_medlora.training.resume import (
     unpack,
 )
 from mlx_medlora.training.settings import TrainSettings
-from mlx_medlora.training.setup import Setup, set_up
+from mlx_medlora.training.setup import Setup, recomputes, set_up
 from mlx_medlora.training.stop import Stop
 from mlx_medlora.training.trainer import Kind, Trainer
 from mlx_medlora.training.workplace import FINISHED, Workplace, ending
@@ -157,6 +157,7 @@ def _train(
         keeper=keeper,
         ranks=job.ranks,
         below=below,
+        recompute=recomputes(setup, job.settings),
     )
     seed_all(job.settings.seed)
     if found is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_medlora.cases.dataset import Dataset
+from mlx_medlora.device import usable_memory
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma import names
 from mlx_medlora.gemma.config import ModelConfig, read_config
@@ -18,8 +19,10 @@ from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder, load_processor
 from mlx_medlora.lora.adapter import BaseModelId
 from mlx_medlora.lora.layers import attach
+from mlx_medlora.training.choose import wants_checkpointing
 from mlx_medlora.training.examples import Example, build_examples
 from mlx_medlora.training.settings import TrainSettings
+from mlx_medlora.training.shapes import row_shapes
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,14 @@ def _refuse_changing_prefix(settings: TrainSettings, config: ModelConfig) -> Non
             "--prefix-cache needs a frozen vision tower and embedding, and these settings train one of them",
             hint="Leave out --prefix-cache, or --vision, all-linear and embed_tokens.",
         )
+
+
+def recomputes(setup: Setup, settings: TrainSettings) -> bool:
+    """Whether layers are computed a second time for the backward pass; `auto`: where they would not fit."""
+    if settings.grad_checkpoint != "auto":
+        return settings.grad_checkpoint == "on"
+    config = setup.model.config.model_copy(update={"dtype": str(setup.model.dtype).removeprefix("mlx.core.")})
+    return wants_checkpointing(config, settings, row_shapes(setup.train), usable_memory())
 
 
 def base_id(source: Source, config: ModelConfig) -> BaseModelId:

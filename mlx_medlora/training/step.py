@@ -53,13 +53,17 @@ class Stepper:
         total: int,
         warmup: int | None = None,
         ranks: Ranks = ALONE,
+        recompute: bool | None = None,
     ) -> None:
-        """`warmup` updates raise the rate; None: the share that `settings` name."""
+        """`warmup` updates raise the rate; None: the share that `settings` name.
+
+        `recompute` is gradient checkpointing; None: on where `settings` say so, and not by `auto`.
+        """
         self.model, self.settings, self.total, self.ranks = model, settings, total, ranks
         self.warmup = warmup_steps(total, settings.warmup) if warmup is None else warmup
         self.optimizer = optimizer.adamw(settings.weight_decay)
         self.optimizer.init(model.trainable_parameters())
-        self.recompute = settings.grad_checkpoint == "on"
+        self.recompute = settings.grad_checkpoint == "on" if recompute is None else recompute
         self.traces = 0
         self.first = settings.first_layer(model.config.text.num_hidden_layers)
         self.gradient = nn.value_and_grad(

@@ -92,6 +92,7 @@ class Trainer:
         keeper: Keeper | None = None,
         ranks: Ranks = ALONE,
         below: Below | None = None,
+        recompute: bool | None = None,
     ) -> None:
         """Raises InputError for an empty training set, or patience without validation."""
         if not train:
@@ -107,7 +108,7 @@ class Trainer:
         self.outcome, self.place = Outcome(), Place()
         batches = math.ceil(len(train) / settings.batch_size)
         self.total = math.ceil(batches / settings.accumulate) * settings.epochs
-        self.stepper = Stepper(model, settings, self.total, ranks=ranks)
+        self.stepper = Stepper(model, settings, self.total, ranks=ranks, recompute=recompute)
         self.buckets = Buckets(train, settings.batch_size)
         self.val_buckets = Buckets(val, settings.batch_size)
         self.started = perf_counter()
