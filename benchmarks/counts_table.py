@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from mlx_medlora.features.size import features_bytes
 from mlx_medlora.gemma.config import ModelConfig, Quantization
 from mlx_medlora.gemma.geometry import GEOMETRIES
 from mlx_medlora.gemma.weightsize import weight_bytes
 from mlx_medlora.training.choose import choose, usable
 from mlx_medlora.training.lengths import Lengths
-from mlx_medlora.training.memory import image_feature_bytes
 from mlx_medlora.training.plan import GB, make_plan
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.shapes import RowShape, adapter_shape
@@ -56,7 +56,7 @@ def counts() -> None:
             "weights read a pass, bf16": giga(weight_bytes(config).text),
             "weights read a pass, 4 bits": giga(weight_bytes(packed).text),
             "activations kept, bf16": giga(memory.activations),
-            "features of an image, bf16": f"{image_feature_bytes(config) / 2**20:.2f} MiB",
+            "features of an image, bf16": f"{features_bytes(config, 1) / 2**20:.2f} MiB",
             "fp32 logits of 8 tokens": f"{8 * 4 * config.text.vocab_size / 2**20:.0f} MiB",
             "fp32 logits of 400 tokens": f"{400 * 4 * config.text.vocab_size / 2**20:.0f} MiB",
             "trained parameters": f"{adapter.parameters / 1e6:.2f} million",

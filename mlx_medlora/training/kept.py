@@ -37,13 +37,10 @@ def text_layer(
 def checkpointed_layer(text: TextConfig, kinds: Sequence[str], w: int, n: int, q: int) -> int:
     """Bytes that a decoder layer keeps with gradient checkpointing: its input and its last product's result.
 
-    Where that product is trained it is computed again with the rest. Beside these MLX holds, by the slope of
-    measured peaks over the layers, an array of M and one or two of D that no backward pass needs.
+    The result is not kept where that product is trained: it is then computed again with the rest.
     """
-    wide, mlp = text.hidden_size, text.intermediate_size
-    if "down_proj" in kinds:
-        return w * wide * n + w * (wide + mlp) * q
-    return w * wide * n + FP32 * wide * q + w * (2 * wide + mlp) * q
+    wide = text.hidden_size
+    return w * wide * n + (0 if "down_proj" in kinds else FP32 * wide * q)  # as the norm after it keeps it
 
 
 def updates(
@@ -105,8 +102,17 @@ def text_backward(text: TextConfig, w: int, n: int, length: int) -> int:
     return n * (norms + gated + attention)
 
 
-def tower_forward(vision: VisionConfig, w: int, images: int, *, fused: bool) -> int:
-    """Bytes that the tower's forward pass holds at once, for about one layer.
+def text_forward(text: TextConfig, w: int, n: int, length: int) -> int:
+    """Bytes that computing one decoder layer again allocates beside what is kept of it.
+
+    Normed inputs and their copies, the MLP's product, scores: as in the backward pass none is free again yet.
+    """
+    per_position = 6 * text.hidden_size + 2 * text.intermediate_size + 2 * text.num_attention_heads * length
+    return w * n * per_position
+
+
+def tower_forward(vision: VisionConfig, w: int, *, fused: bool) -> int:
+    """Bytes that the tower's forward pass holds at once over one image, for about one layer.
 
     `fused`: attention without the scores of all patches at once.
     """
@@ -114,4 +120,4 @@ def tower_forward(vision: VisionConfig, w: int, images: int, *, fused: bool) -> 
     scores = 0 if fused else 2 * vision.num_attention_heads * patches
     pixels = 2 * FP32 * vision.num_channels * vision.image_size**2
     per_patch = 8 * vision.hidden_size + 2 * vision.intermediate_size + scores
-    return images * (w * patches * per_patch + pixels)
+    return w * patches * per_patch + pixels

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pydantic import computed_field
 
+from mlx_medlora.features.size import features_bytes
 from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.gemma.weightsize import weight_bytes
 from mlx_medlora.settings import StrictModel
@@ -84,7 +85,7 @@ def predict_memory(
     trained = bool(adapter.tower)
     looking = 0
     if config.vision is not None and step.images and not trained:
-        looking = kept.tower_forward(config.vision, w, 1, fused=fused)
+        looking = kept.tower_forward(config.vision, w, fused=fused)
     activations, backward = _activations(config, adapter, settings, step, checkpointing, w)
     logits = _LOGIT_COPIES[w] * kept.FP32 * min(LOGITS, step.targets * config.text.vocab_size)
     gradients = kept.FP32 * adapter.parameters
@@ -131,7 +132,8 @@ def _activations(
         kept.checkpointed_layer(text, adapter.text.get(i, ()), w, n, step.targets if i == last else n)
         for i in trained
     ]
-    return sum(held) + tower, backward + max(layers)
+    again = kept.text_forward(text, w, n, step.length) + max(layers)
+    return sum(held) + tower, backward + again
 
 
 def _tower(
@@ -151,9 +153,4 @@ def _batch(config: ModelConfig, step: StepShape, w: int, pixels: bool) -> int:
     masks = 2 * step.rows * step.length**2
     if pixels and config.vision is not None:
         return masks + step.images * kept.FP32 * config.vision.num_channels * config.vision.image_size**2
-    return masks + 2 * step.images * image_feature_bytes(config)  # as read, and as spread over the row
-
-
-def image_feature_bytes(config: ModelConfig) -> int:
-    """What the projector gives for one image, in the model's dtype: 1.25 MiB for 4B in bf16."""
-    return config.mm_tokens_per_image * config.text.hidden_size * (4 if config.dtype == "float32" else 2)
+    return masks + 2 * features_bytes(config, step.images)  # as read, and as spread over the row

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mlx_medlora.features.size import features_bytes
 from mlx_medlora.gemma import counts
 from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.settings import StrictModel
 from mlx_medlora.training.lengths import Lengths
-from mlx_medlora.training.memory import Memory, image_feature_bytes, predict_memory
+from mlx_medlora.training.memory import Memory, predict_memory
 from mlx_medlora.training.rates import STEP_SHARE
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.shapes import AdapterShape, RowShape, adapter_shape, longest_batch
@@ -116,7 +117,7 @@ def total_work(
 
 def _disk(config: ModelConfig, adapter: AdapterShape, lengths: Lengths) -> Disk:
     """Where SigLIP is trained nothing can be cached; a prefix only below the first trained layer."""
-    features = 0 if adapter.tower else lengths.images * image_feature_bytes(config)
+    features = 0 if adapter.tower else features_bytes(config, lengths.images)
     width = config.text.hidden_size * (4 if config.dtype == "float32" else 2)
     return Disk(features=features, prefix=lengths.tokens * width if adapter.first else 0)
 
