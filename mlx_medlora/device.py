@@ -12,11 +12,10 @@ _CACHE = 8  # one part of the usable memory may lie in MLX's cache of freed buff
 
 
 def usable_memory() -> int:
-    """Bytes that a run may use: Metal's recommended working set, or three quarters of the machine's memory."""
-    working_set = (
-        mx.device_info().get("max_recommended_working_set_size", 0) if mx.metal.is_available() else 0
-    )
-    return int(working_set) or int(psutil.virtual_memory().total * SHARE)
+    """Bytes that a run may use: Metal's recommended working set, or else three quarters of all memory."""
+    if mx.metal.is_available():
+        return int(mx.device_info()["max_recommended_working_set_size"])
+    return int(psutil.virtual_memory().total * SHARE)
 
 
 @lru_cache(maxsize=1)
