@@ -8,7 +8,7 @@ training step there. Its products, sums and integer shifts are vectorised, so in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import mlx.core as mx
@@ -92,7 +92,17 @@ def _gated_backward(gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[
     return cotangent * up * _slope(gate, factor), cotangent * gate * factor
 
 
+def _later(inputs: Sequence[mx.array], cotangent: mx.array) -> list[mx.array]:
+    """The same arrays, for the backward pass alone.
+
+    Where a whole step is compiled MLX finds what both passes compute, computes it once, and so keeps it.
+    """
+    found: list[mx.array] = mx.depends(list(inputs), [cotangent])
+    return found
+
+
 def _gelu_vjp(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
+    (x,) = _later([x], cotangent)
     wide = x.astype(mx.float32)
     return _gelu_backward(wide, cotangent.astype(mx.float32)).astype(x.dtype)
 
@@ -106,7 +116,7 @@ def gelu(x: mx.array) -> mx.array:
 def _gated_vjp(
     inputs: tuple[mx.array, mx.array], cotangent: mx.array, output: mx.array
 ) -> tuple[mx.array, mx.array]:
-    gate, up = inputs
+    gate, up = _later(inputs, cotangent)
     wide = (array.astype(mx.float32) for array in (gate, up, cotangent))
     to_gate, to_up = _gated_backward(*wide)
     return to_gate.astype(gate.dtype), to_up.astype(up.dtype)
