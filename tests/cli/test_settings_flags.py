@@ -119,6 +119,9 @@ OTHER = {
     "seed": 11,
     "checkpoint_every": 2.5,
     "keep": 5,
+    "layers": "last:3",
+    "grad_checkpoint": "off",
+    "prefix_cache": True,
 }
 
 

@@ -161,11 +161,12 @@ class Watched(nn.Module):
 def test_the_last_layer_and_the_head_work_for_the_answers_alone(model: Gemma3) -> None:
     prompts = CASES["own images"]
     first, last = model.text.layers[0], model.text.layers[-1]
-    first.mlp, last.mlp, last.self_attn.q_proj = map(Watched, (first.mlp, last.mlp, last.self_attn.q_proj))
+    for place, name in ((first.mlp, "gate_proj"), (last.mlp, "gate_proj"), (last.self_attn, "q_proj")):
+        setattr(place, name, Watched(getattr(place, name)))
     answer_log_probs(model, prompts, ANSWERS)
     prefill(model, prompts)
-    assert last.mlp.seen == last.self_attn.q_proj.seen == [(3, 2), (3, 1)]
-    assert first.mlp.seen == [(3, 36), (3, 35)]
+    assert last.mlp.gate_proj.seen == last.self_attn.q_proj.seen == [(3, 2), (3, 1)]
+    assert first.mlp.gate_proj.seen == [(3, 36), (3, 35)]
 
 
 def test_masks_that_continue_are_the_last_rows_of_the_whole() -> None:
