@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mlx_medlora.lora.settings import LoraSettings
 from mlx_medlora.settings import validate_yaml
@@ -72,6 +72,12 @@ class TrainSettings(LoraSettings):
         5.0, ge=0, description="Minutes between checkpoints; each epoch ends with one too."
     )
     keep: int = Field(2, gt=0, description="Checkpoints kept while a run is under way.")
+
+    @field_validator("grad_checkpoint", mode="before")
+    @classmethod
+    def _on_or_off(cls, value: Any) -> Any:
+        """YAML reads the words on and off as true and false."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
     @property
     def lora(self) -> LoraSettings:
