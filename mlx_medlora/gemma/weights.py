@@ -15,6 +15,7 @@ from mlx_medlora.gemma import names
 from mlx_medlora.gemma.checkpoint import Checkpoint, open_checkpoint
 from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.gemma.model import Base
+from mlx_medlora.gemma.packed import PackedLinear
 from mlx_medlora.gemma.tensorfiles import Stored
 
 __all__ = ["Checkpoint", "load_part", "load_weights", "open_checkpoint", "packing", "refuse_misfits"]
@@ -92,6 +93,7 @@ def _quantize_modules(model: nn.Module, checkpoint: Checkpoint) -> list[str]:
         nn.quantize(model, usual.group_size, usual.bits, class_predicate=scheme)
     except ValueError as error:
         raise InputError(f"the quantised weights do not fit: {error}", path=checkpoint.directory) from error
+    PackedLinear.adopt(model)
     return loose
 
 

@@ -8,6 +8,7 @@ from time import perf_counter
 
 import mlx.core as mx
 
+from mlx_medlora.gemma.model import Gemma3
 from mlx_medlora.gemma.processor import Encoder
 from mlx_medlora.settings import StrictModel
 from mlx_medlora.training.batches import Buckets
@@ -71,6 +72,8 @@ def dry_run(
     features: ImageSource = PixelSource(setup.encoder)
     if not setup.trains_vision:
         features = FeatureCache.for_examples(looked_at, setup.model, setup.encoder)
+        if isinstance(setup.model, Gemma3):
+            setup.model.drop_tower()  # as `train` does once all features are held
     trainer = Trainer(
         setup.model,
         setup.train,
