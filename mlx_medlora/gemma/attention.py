@@ -11,6 +11,7 @@ from mlx_medlora.gemma.elementwise import softmax
 from mlx_medlora.gemma.masks import Mask
 from mlx_medlora.gemma.recompute import recomputed
 
+_KEPT = 1 << 21  # attention scores of a layer that are kept for its backward pass: 8 MiB in fp32
 _SCORES = 1 << 22  # attention scores in one piece: 16 MiB in fp32, near what the caches hold
 
 
@@ -41,7 +42,9 @@ def attend(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Mask = Non
 
 
 def _piece(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None) -> mx.array:
-    """Attention that keeps q, k and v for the backward pass, and not the scores: those are L x K a head."""
+    """Attention; many scores, L x K a head, are computed again in the backward pass instead of kept."""
+    if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= _KEPT:
+        return _attend(q, k, v, scale, mask)
     return recomputed(lambda q, k, v: (_attend(q, k, v, scale, mask),))(q, k, v)[0]
 
 

@@ -35,6 +35,7 @@ class PackedLinear(nn.QuantizedLinear):
 
     def _unpacked_product(self, x: mx.array) -> mx.array:
         # not before x is there: MLX would unpack many layers' matrices ahead
-        weight, scales, biases = mx.depends([self.weight, self.scales, self.biases], [x])
-        matrix = mx.dequantize(weight, scales, biases, self.group_size, self.bits)
+        packed: list[mx.array] = [self.weight, self.scales, self["biases"]]
+        weight, scales, biases = mx.depends(packed, [x])
+        matrix = mx.dequantize(weight, scales, biases, self.group_size, self.bits)  # (out, in)
         return (x.astype(mx.float32) @ matrix.astype(mx.float32).T).astype(x.dtype)

@@ -42,7 +42,9 @@ def test_it_is_mlxs_attention_and_gradient(
         return (mx.fast.scaled_dot_product_attention(*qkv, scale=0.3, mask=mask) * weight).sum()
 
     wanted = mx.value_and_grad(theirs, argnums=(0, 1, 2))(*given)
-    for most in (1 << 22, 300):  # in one piece, and two or three queries at a time
+    # in one piece with its scores kept, then recomputed, and two or three queries at a time
+    for kept, most in ((1 << 21, 1 << 22), (0, 1 << 22), (0, 300)):
+        monkeypatch.setattr(attention, "_KEPT", kept)
         monkeypatch.setattr(attention, "_SCORES", most)
         found = mx.value_and_grad(ours, argnums=(0, 1, 2))(*given)
         assert found[0].item() == pytest.approx(wanted[0].item(), rel=1e-5, abs=1e-5)
