@@ -4,9 +4,9 @@
     python benchmarks/full_size_step.py --shape tiny --forms 4-bit                 # to try the script
 
 Writes the random checkpoint where it is not there (benchmarks/full_size.py), converts it to fp32 and to 4
-bits, makes a dataset of one case with one image, and runs `mlx-medlora train --dry-run` on each form in a process
-of its own: vision features of the image at 896 x 896 pixels, then one update of a rank-16 adapter on q, v and
-o. Prints seconds and peak resident memory. 30 GB of disk, and minutes: 4-bit products are slow on a CPU.
+bits, makes a dataset of one case with one image, and runs `mlx-medlora train --dry-run` on each form in a
+process of its own: vision features of the image at 896 x 896 pixels, then one update of a rank-16 adapter on
+q, v and o. Prints seconds and peak resident memory. Takes 30 GB of disk, and minutes.
 """
 
 from __future__ import annotations
