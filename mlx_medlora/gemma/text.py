@@ -109,26 +109,30 @@ class DecoderLayer(nn.Module):
     ) -> mx.array:
         """(B, L, D) -> (B, L, D), or (B, Q, D) at the positions `wanted` (B, Q).
 
-        With `recompute` (gradient checkpointing) the backward pass computes the layer again from `x`, but for
-        its last product, whose result is kept: that is a quarter of the layer's work for a few bytes. Where
-        that product is itself trained its input would have to be kept, and all is computed again.
+        With `recompute` (gradient checkpointing) the backward pass computes the MLP again from what enters it,
+        but for its last product, whose result is kept: a quarter of the layer's work for a few bytes. Then it
+        computes attention again. Where that product is trained its input would have to be kept: then the MLP
+        is computed again with it.
         """
 
-        def inner(x: mx.array) -> tuple[mx.array, mx.array]:
-            attended = self.self_attn(self.input_layernorm(x), table, mask, cache, wanted)
-            x = (x if wanted is None else at(x, wanted)) + self.post_attention_layernorm(attended)
-            return x, self.mlp.inner(self.pre_feedforward_layernorm(x))
+        def attended(x: mx.array) -> tuple[mx.array]:
+            found = self.self_attn(self.input_layernorm(x), table, mask, cache, wanted)
+            return (self.post_attention_layernorm(found),)
+
+        def active(x: mx.array) -> tuple[mx.array]:
+            return (self.mlp.inner(self.pre_feedforward_layernorm(x)),)
 
         def whole(x: mx.array) -> tuple[mx.array]:
-            x, active = inner(x)
-            return (x + self.post_feedforward_layernorm(self.mlp.down_proj(active)),)
+            return (self.mlp.down_proj(*active(x)),)
 
+        beside = x if wanted is None else at(x, wanted)
         if not recompute:
-            return whole(x)[0]
+            x = beside + attended(x)[0]
+            return x + self.post_feedforward_layernorm(whole(x)[0])
+        x = beside + recomputed_in(self.self_attn, attended, x)[0]
         if self.mlp.down_proj.trainable_parameters():
-            return recomputed_in(self, whole, x)[0]
-        x, active = recomputed_in(self, inner, x)
-        return x + self.post_feedforward_layernorm(self.mlp.down_proj(active))
+            return x + self.post_feedforward_layernorm(recomputed_in(self.mlp, whole, x)[0])
+        return x + self.post_feedforward_layernorm(self.mlp.down_proj(*recomputed_in(self.mlp, active, x)))
 
 
 class TextStack(nn.Module):

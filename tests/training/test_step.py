@@ -91,8 +91,20 @@ def test_checkpointing_changes_no_gradient(
     kept = gradients(model, mixed, features, recompute=False)
     again = gradients(model, mixed, features, recompute=True)
     for name, values in kept.items():
-        np.testing.assert_allclose(again[name], values, atol=1e-6 * max(1, np.abs(values).max()))
+        # the five gradients that meet at a layer's input are added in another order
+        np.testing.assert_allclose(again[name], values, rtol=0, atol=3e-6 * np.abs(values).max())
         assert np.abs(values).max() > 0
+
+
+def test_checkpointing_trains_the_same_adapter(
+    adapted: Adapted, mixed: list[Example], features: FeatureCache
+) -> None:
+    found = []
+    for choice in ("off", "on"):
+        settings = PLAIN.model_copy(update={"grad_checkpoint": choice, "dropout": 0.3, "lr": 2e-4})
+        found.append(trained(run(adapted, mixed, features, settings).model))
+    for name, values in found[0].items():
+        np.testing.assert_allclose(found[1][name], values, rtol=0, atol=1e-6)
 
 
 def test_checkpointing_holds_less(tiny_config: ModelConfig, make_example: Callable[..., Example]) -> None:
