@@ -109,7 +109,7 @@ class DecoderLayer(nn.Module):
     ) -> mx.array:
         """(B, L, D) -> (B, L, D), or (B, Q, D) at the positions `wanted` (B, Q).
 
-        With `recompute` (gradient checkpointing) the backward pass computes the MLP again from what enters it,
+        With `recompute` (gradient checkpointing) the backward pass computes the MLP again from what enters,
         but for its last product, whose result is kept: a quarter of the layer's work for a few bytes. Then it
         computes attention again. Where that product is trained its input would have to be kept: then the MLP
         is computed again with it.

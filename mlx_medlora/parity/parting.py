@@ -37,8 +37,8 @@ class _Tap(nn.Module):
         super().__init__()
         self.inner, self._name, self._states = layer, name, states
 
-    def __call__(self, *args: Any) -> mx.array:
-        found: mx.array = self.inner(*args)
+    def __call__(self, *args: Any, **more: Any) -> mx.array:
+        found: mx.array = self.inner(*args, **more)
         self._states[self._name] = np.array(found.astype(mx.float32))
         return found
 
