@@ -35,8 +35,8 @@ class Choice:
 def usable(memory: float) -> float:
     """Bytes that training may use of a Mac with `memory` bytes: macOS's recommended share, less the cache.
 
-    The share (two thirds up to 36 GB, three quarters above) is what `recommendedMaxWorkingSetSize` is known
-    to give; a machine's own value is printed by `mlx-medlora doctor`.
+    The share is an assumption, two thirds up to 36 GB and three quarters above; on a Mac itself
+    `device.usable_memory` asks Metal.
     """
     share = 2 / 3 if memory <= _SMALL else 3 / 4
     return memory * share - CACHE
