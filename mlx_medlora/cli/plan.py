@@ -65,7 +65,8 @@ def plan(
     """
     out.use_json(json)
     from mlx_medlora.cli.plan_text import commands, described
-    from mlx_medlora.training.choose import choose, usable
+    from mlx_medlora.device import usable_memory
+    from mlx_medlora.training.choose import choose, usable, wants_checkpointing
     from mlx_medlora.training.plan import GB, make_plan
     from mlx_medlora.training.rates import measured_rate
 
@@ -74,12 +75,17 @@ def plan(
     stored = None if directory is None else geometry
     geometry = _packed(geometry, bits)
     lengths = _lengths(data, geometry, settings, directory)
-    checkpointing = settings.grad_checkpoint == "on"
+    checkpointing = settings.grad_checkpoint == "on" or (
+        settings.grad_checkpoint == "auto"
+        and wants_checkpointing(geometry, settings, lengths.train, usable_memory())
+    )
     chosen = None if memory is None else choose(geometry, settings, lengths, usable(memory * GB))
     if chosen is not None:
         geometry, settings, checkpointing = chosen.config, chosen.settings, chosen.checkpointing
     rate = measured_rate(geometry) if tflops is None else tflops * 1e12
-    made = make_plan(geometry, settings, lengths, checkpointing=checkpointing, rate=rate)
+    unpacked = geometry.model_copy(update={"quantization": None})
+    tower = measured_rate(unpacked) if tflops is None and geometry.quantization is not None else None
+    made = make_plan(geometry, settings, lengths, checkpointing=checkpointing, rate=rate, tower_rate=tower)
     result = {"model": model, **made.model_dump(mode="json")}
     lines = described(made, measured=tflops is None)
     if memory is not None:

@@ -69,8 +69,11 @@ def make_plan(
     *,
     checkpointing: bool = False,
     rate: float | None = None,
+    tower_rate: float | None = None,
 ) -> Plan:
     """Predict a run of `settings` over rows of `lengths`; `rate` in FLOP/s gives its time too.
+
+    `tower_rate` is that of the vision tower, which is never packed, where it is another.
 
     Raises InputError where a target names no layer.
     """
@@ -98,7 +101,9 @@ def make_plan(
         memory=memory,
         disk=_disk(config, adapter, lengths),
         flops=work.epoch,
-        seconds=None if rate is None else _seconds(config, adapter, settings, lengths, work, updates, rate),
+        seconds=None
+        if rate is None
+        else _seconds(config, adapter, settings, lengths, work, updates, rate, tower_rate or rate),
     )
 
 
@@ -130,6 +135,7 @@ def _seconds(
     work: Work,
     updates: int,
     rate: float,
+    tower_rate: float,
 ) -> Seconds:
     speed = rate * STEP_SHARE
     frozen = 0 if adapter.tower else lengths.images * counts.tower_flops(config)
@@ -137,7 +143,7 @@ def _seconds(
     looked = validation.tower if adapter.tower else 0.0
     one_way = validation.forward + validation.attention / 3 + validation.head / 2 + looked
     epoch = (work.epoch + one_way) / speed
-    features, prefix = frozen / speed, (work.prefix + validation.prefix) / speed
+    features, prefix = frozen / (tower_rate * STEP_SHARE), (work.prefix + validation.prefix) / speed
     return Seconds(
         tflops=rate / 1e12,
         share=STEP_SHARE,
