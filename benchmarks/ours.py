@@ -29,7 +29,7 @@ from mlx_medlora.training.trainer import Trainer
 LAST_LAYER_PRUNED = True  # whether the last layer's queries and MLP run at supervised positions only
 
 
-def settings(batch_size: int, *, dropout: float, epochs: int) -> TrainSettings:
+def settings(batch_size: int, *, dropout: float, epochs: int, checkpointing: bool = False) -> TrainSettings:
     """The reference adapter and optimiser, at a constant rate."""
     return TrainSettings(
         **{**ADAPTER, "dropout": dropout},
@@ -40,6 +40,7 @@ def settings(batch_size: int, *, dropout: float, epochs: int) -> TrainSettings:
         warmup=0.0,
         lr=LEARNING_RATE,
         weight_decay=WEIGHT_DECAY,
+        grad_checkpoint="on" if checkpointing else "off",
     )
 
 
@@ -75,8 +76,16 @@ def trainer(model: Base, rows: list[Example], cache: FeatureCache, chosen: Train
 class Ours:
     """A step with the images' features cached, or with `first_epoch` computed anew in each step."""
 
-    def __init__(self, directory: str, *, first_epoch: bool = False, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        directory: str,
+        *,
+        first_epoch: bool = False,
+        dropout: float = 0.0,
+        checkpointing: bool = False,
+    ) -> None:
         self.directory, self.first_epoch, self.dropout = Path(directory), first_epoch, dropout
+        self.checkpointing = checkpointing
 
     def load(self) -> None:
         """The weights alone."""
@@ -87,7 +96,9 @@ class Ours:
         """Adapter, batch, and the features where they are cached."""
         rows = read(self.directory)
         self.examples, self.pixels, self.cache = examples(rows), rows.pixels, FeatureCache()
-        chosen = settings(len(self.examples), dropout=self.dropout, epochs=100_000)
+        chosen = settings(
+            len(self.examples), dropout=self.dropout, epochs=100_000, checkpointing=self.checkpointing
+        )
         self.trainer = trainer(self.model, self.examples, self.cache, chosen)
         self.model.train()
         look(self.model, self.pixels, self.cache)

@@ -25,6 +25,7 @@ _COEFFICIENTS = (
     1.6666665459e-1,
     5.0000001201e-1,
 )
+_PIECE = 1 << 20  # numbers in one piece of a long sum of exponentials: 4 MiB
 _ROUND = 1.5 * 2**23  # so large that fp32 has no fraction left
 _LN2 = (0.693359375, -2.12194440e-4)  # high and low part
 
@@ -167,6 +168,14 @@ def _log_sum_exp_vjp(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.a
 
 @_with_gradient(_log_sum_exp_vjp)
 def log_sum_exp(x: mx.array) -> mx.array:
-    """log(sum(exp(x))) over the last axis of fp32 x."""
-    largest = mx.max(x, axis=-1, keepdims=True)
-    return (mx.log(mx.sum(_exp(x - largest), axis=-1, keepdims=True)) + largest)[..., 0]
+    """log(sum(exp(x))) over the last axis of fp32 x, some rows after the others: exp takes room."""
+    rows = x.reshape(-1, x.shape[-1])
+    count = max(1, _PIECE // rows.shape[1])
+    found: list[mx.array] = []
+    for start in range(0, rows.shape[0], count):
+        piece = rows[start : start + count]
+        if found:
+            piece = mx.depends(piece, found[-1])
+        largest = mx.max(piece, axis=-1, keepdims=True)
+        found.append(mx.log(mx.sum(_exp(piece - largest), axis=-1)) + largest[:, 0])
+    return mx.concatenate(found).reshape(x.shape[:-1])

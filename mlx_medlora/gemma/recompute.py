@@ -39,6 +39,9 @@ def recomputed_in(module: nn.Module, function: Callable[[mx.array], Arrays], x: 
 
     def explicit(x: mx.array, *values: mx.array) -> Arrays:
         module.update(tree_unflatten(list(zip(trained, values, strict=True))))
-        return function(x)
+        try:
+            return function(x)
+        finally:
+            module.update(tree_unflatten(list(trained.items())))
 
     return recomputed(explicit)(x, *trained.values())

@@ -59,11 +59,12 @@ class Arrays(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Arrays, how many supervised tokens they hold, and the cases that they were made of."""
+    """Arrays, how many supervised tokens they hold, the cases they were made of, the images of each."""
 
     arrays: Arrays
     supervised: int
     case_ids: tuple[str, ...]
+    images: tuple[int, ...]
 
 
 class Buckets:
@@ -152,4 +153,5 @@ def collate(
         weights=mx.array(weights),
         hidden=below.rows(examples, shape.length) if below else None,
     )
-    return Batch(arrays, sum(e.targets for e in examples), tuple(e.case_id for e in examples))
+    cases, counts = tuple(e.case_id for e in examples), tuple(len(e.images) for e in examples)
+    return Batch(arrays, sum(e.targets for e in examples), cases, counts)

@@ -36,6 +36,7 @@ class RunRecord(StrictModel):
     base: dict[str, str | None]
     modules: int
     trainable_parameters: int
+    grad_checkpointing: bool
     data: dict[str, Any]
     versions: dict[str, str]
     updates: int
@@ -57,8 +58,12 @@ def record(
     outcome: Outcome,
     trainable: int,
     spent: Spent,
+    recompute: bool,
 ) -> RunRecord:
-    """Describe a finished run. `val_loss` and `val_accuracy` are those of the best epoch."""
+    """Describe a finished run. `val_loss` and `val_accuracy` are those of the best epoch.
+
+    `recompute` says whether it had gradient checkpointing.
+    """
     trained = [epoch for epoch in outcome.epochs if epoch.epoch]
     best = next((epoch for epoch in trained if epoch.epoch == outcome.best_epoch), None)
     return RunRecord(
@@ -66,6 +71,7 @@ def record(
         base=setup.base.model_dump(),
         modules=len(setup.modules),
         trainable_parameters=trainable,
+        grad_checkpointing=recompute,
         data=data,
         versions=versions(),
         updates=outcome.steps,

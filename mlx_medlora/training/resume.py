@@ -21,13 +21,18 @@ _SHAPE = {"rank", "target", "layers", "vision", "dora", "save_modules"}
 _ORDER = {"batch_size", "accumulate", "seed", "data"}
 _REST = ("model", "data", "dtype")
 
+RECOMPUTE = "recompute"
+
 Identity = dict[str, Any]
 
 
 def identity(
     settings: TrainSettings, base: BaseModelId, data: dict[str, Any], dtype: mx.Dtype | None
 ) -> Identity:
-    """What must not change while a run goes on, by the names that `--resume-anyway` takes."""
+    """What must not change while a run goes on, by the names that `--resume-anyway` takes.
+
+    `RECOMPUTE`, which is added to it, is no such name: what `auto` chose at first is kept.
+    """
     hashes = {split: about["sha256"] for split, about in data.items() if isinstance(about, dict)}
     rest = {"model": base.fingerprint, "data": hashes, "dtype": dtype and str(dtype)}
     return _settings(settings) | rest
@@ -83,7 +88,8 @@ def refuse_changes(before: Identity, now: Identity, anyway: Collection[str]) -> 
 
     Raises InputError naming each change that was not, with both values, and a change of the adapter's shape.
     """
-    differing = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    named = {*before, *now} - {RECOMPUTE}
+    differing = [name for name in sorted(named) if _of(before, name) != _of(now, name)]
     if shape := sorted(_SHAPE & set(differing)):
         raise InputError(
             f"the adapter's shape cannot change within a run: {_listed(shape, before, now)}",
@@ -97,6 +103,12 @@ def refuse_changes(before: Identity, now: Identity, anyway: Collection[str]) -> 
             hint=f"Continue with what it was, or accept the change: --resume-anyway {flags}",
         )
     return differing
+
+
+def _of(identity: Identity, name: str) -> Any:
+    """A value, or the default of a setting that a run of an older release did not know."""
+    field = TrainSettings.model_fields.get(name)
+    return identity.get(name, None if field is None else field.default)
 
 
 def keeps_order(accepted: Collection[str]) -> bool:

@@ -25,6 +25,7 @@ from mlx_medlora.training.log import METRICS, TIMINGS
 from mlx_medlora.training.ranks import Ranks
 from mlx_medlora.training.record import RunRecord, describe_data, other_versions, record, versions
 from mlx_medlora.training.resume import (
+    RECOMPUTE,
     accepted,
     find,
     identity,
@@ -142,7 +143,8 @@ def _train(
         about = describe_data(setup)
         images = look(setup, job.features, job.ranks, listeners)
         below = keep_prefix(setup, job.settings, job.features, images, job.ranks, listeners, job.confirm)
-    now = identity(job.settings, setup.base, about, job.dtype)
+    recompute = _recompute(job, setup, found)
+    now = identity(job.settings, setup.base, about, job.dtype) | {RECOMPUTE: recompute}
     job.ranks.refuse_unlike(now)
     keeper = CheckpointKeeper(job.work, job.settings, setup.base, now, versions(), job.ranks, job.stop, start)
     trainer = Trainer(
@@ -157,7 +159,7 @@ def _train(
         keeper=keeper,
         ranks=job.ranks,
         below=below,
-        recompute=recomputes(setup, job.settings),
+        recompute=recompute,
     )
     seed_all(job.settings.seed)
     if found is not None:
@@ -167,7 +169,7 @@ def _train(
         for listener in listeners:
             listener(tell)
     outcome = trainer.run()
-    written = record(setup, about, job.settings, outcome, trainer.plan().trainable, keeper)
+    written = record(setup, about, job.settings, outcome, trainer.plan().trainable, keeper, recompute)
     if job.work is not None:
         _complete(job.work, setup, job.settings, written)
     return TrainingResult(output, written, job.ranks.first)
@@ -181,6 +183,13 @@ def _found(job: _Job) -> tuple[Checkpoint | None, list[str]]:
     if found is not None:
         refuse_changed_settings(found.state.identity, job.settings, job.anyway)
     return found, remarks
+
+
+def _recompute(job: _Job, setup: Setup, found: Checkpoint | None) -> bool:
+    """Whether layers are computed again; what `auto` once chose is kept, and is the same on all ranks."""
+    if job.settings.grad_checkpoint == "auto" and found is not None and RECOMPUTE in found.state.identity:
+        return bool(found.state.identity[RECOMPUTE])
+    return job.ranks.any(job.ranks.first and recomputes(setup, job.settings, job.ranks.size))
 
 
 def _complete(work: Workplace, setup: Setup, settings: TrainSettings, written: RunRecord) -> None:

@@ -19,10 +19,10 @@ from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder, load_processor
 from mlx_medlora.lora.adapter import BaseModelId
 from mlx_medlora.lora.layers import attach
-from mlx_medlora.training.choose import wants_checkpointing
 from mlx_medlora.training.examples import Example, build_examples
+from mlx_medlora.training.memory import predict_memory
 from mlx_medlora.training.settings import TrainSettings
-from mlx_medlora.training.shapes import row_shapes
+from mlx_medlora.training.shapes import adapter_shape, longest_batch, row_shapes
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,17 @@ def _refuse_changing_prefix(settings: TrainSettings, config: ModelConfig) -> Non
         )
 
 
-def recomputes(setup: Setup, settings: TrainSettings) -> bool:
-    """Whether layers are computed a second time for the backward pass; `auto`: where they would not fit."""
+def recomputes(setup: Setup, settings: TrainSettings, ranks: int = 1) -> bool:
+    """Whether layers are computed a second time for the backward pass; `auto`: where a step would not fit.
+
+    A rank of `ranks` has its share of a batch.
+    """
     if settings.grad_checkpoint != "auto":
         return settings.grad_checkpoint == "on"
     config = setup.model.config.model_copy(update={"dtype": str(setup.model.dtype).removeprefix("mlx.core.")})
-    return wants_checkpointing(config, settings, row_shapes(setup.train), usable_memory())
+    step = longest_batch(row_shapes(setup.train), -(-settings.batch_size // ranks))
+    shape = adapter_shape(config, settings)
+    return predict_memory(config, shape, settings, step, checkpointing=False).step_peak > usable_memory()
 
 
 def base_id(source: Source, config: ModelConfig) -> BaseModelId:

@@ -17,7 +17,7 @@ from mlx.utils import tree_map
 
 from mlx_medlora.errors import MedloraError
 from mlx_medlora.gemma.model import Base
-from mlx_medlora.lora.dropout import keyed, row_keys
+from mlx_medlora.lora.dropout import Keys, batch_keys, keyed
 from mlx_medlora.training import optimizer
 from mlx_medlora.training.batches import Arrays, Batch
 from mlx_medlora.training.loss import answer_loss
@@ -26,6 +26,7 @@ from mlx_medlora.training.schedule import learning_rate, warmup_steps
 from mlx_medlora.training.settings import TrainSettings
 
 Tree = Any  # dicts and lists of arrays
+_New = tuple[Tree, Tree, mx.array, mx.array]  # parameters, optimiser state, loss, gradient norm
 _Sums = tuple[mx.array, Tree]  # negative log-likelihood and gradients, summed over supervised tokens
 
 
@@ -80,72 +81,91 @@ class Stepper:
         Raises MedloraError naming the update and the cases where loss or gradient is not a number; the
         adapter and the optimiser are then unchanged.
         """
-        parameters = self.model.trainable_parameters()
         rate = learning_rate(step, self.total, self.warmup, self.settings.lr, self.settings.schedule)
-        state = self.optimizer.state
         own = [batch for batch in window if batch is not None]
+        before = self.model.trainable_parameters(), dict(self.optimizer.state)
+        try:
+            found, state, nll, norm, tokens = self._updated(window, own, step, rate, *before)
+        except BaseException:  # tracing leaves arrays behind that have no values
+            found, state = before
+            raise
+        finally:
+            self.model.update(found)
+            self.optimizer.state = state
+        self._refuse_broken(own, nll, norm, f"update {step + 1}, epoch {epoch}")
+        return Update(nll / tokens, norm, rate, tokens, sum(len(batch.case_ids) for batch in own))
+
+    def _updated(
+        self,
+        window: Sequence[Batch | None],
+        own: Sequence[Batch],
+        step: int,
+        rate: float,
+        parameters: Tree,
+        state: Tree,
+    ) -> tuple[Tree, Tree, float, float, int]:
+        """New parameters and state, summed loss, gradient norm and supervised tokens: one function or two."""
         tokens = sum(batch.supervised for batch in own)
-        if self.ranks.size > 1:
-            sums = self._sums(window, parameters, step)
-            gradients, total, tokens = self.ranks.sum(
-                sums and sums[1], float(sums[0]) if sums else 0.0, tokens, parameters
-            )
+        if self.ranks.size == 1 and len(window) == 1:
             scalars = mx.array([tokens, rate], mx.float32)
-            found, state, nll, norm = self._apply(parameters, state, mx.array(total), gradients, scalars)
+            keys = self._keys(step, 0, own[0])
+            found = self._step(parameters, state, scalars, own[0].arrays, keys)
         else:
-            sums = self._sums(window[:-1], parameters, step)
+            sums = self._sums(window, parameters, step)
+            gradients, total = (sums[1], sums[0]) if sums else (None, mx.array(0.0))
+            if self.ranks.size > 1:
+                gradients, nll, tokens = self.ranks.sum(gradients, float(total), tokens, parameters)
+                total = mx.array(nll)
             scalars = mx.array([tokens, rate], mx.float32)
-            keys = self._keys(step, len(window) - 1, own[-1])
-            found, state, nll, norm = self._step(parameters, state, sums, scalars, own[-1].arrays, keys)
-        mx.eval(found, state, nll, norm)
-        self.model.update(found)
-        self.optimizer.state = state
-        self._refuse_broken(own, float(nll), float(norm), f"update {step + 1}, epoch {epoch}")
-        rows = sum(len(batch.case_ids) for batch in own)
-        return Update(float(nll) / tokens, float(norm), rate, tokens, rows)
+            found = self._apply(parameters, state, total, gradients, scalars)
+        mx.eval(found)
+        return found[0], found[1], float(found[2]), float(found[3]), tokens
 
     def _sums(self, batches: Sequence[Batch | None], parameters: Tree, step: int) -> _Sums | None:
-        """Loss and gradients of this rank's rows; None without any."""
-        sums: _Sums | None = None
+        """Loss and gradients of this rank's rows; None without any.
+
+        They are added to zeros from the first batch on: so it is one function, traced once for each shape.
+        """
+        if not any(batches):
+            return None
+        sums: _Sums = mx.array(0.0), tree_map(mx.zeros_like, parameters)
         for part, batch in enumerate(batches):
             if batch is not None:
                 sums = self._add(parameters, sums, batch.arrays, self._keys(step, part, batch))
                 mx.eval(sums)
         return sums
 
-    def _keys(self, step: int, part: int, batch: Batch) -> mx.array | None:
+    def _keys(self, step: int, part: int, batch: Batch) -> Keys | None:
         if self.settings.dropout == 0:
             return None
         rank, size = self.ranks.rank, self.ranks.size  # a row has its place in the whole batch
         rows = range(rank, rank + size * len(batch.case_ids), size)
-        return row_keys(self.settings.seed, step, part, rows)
+        seen = None if batch.arrays.pixels is None else batch.images
+        return batch_keys(self.settings.seed, step, part, rows, seen)
 
-    def _summed(self, parameters: Tree, sums: _Sums | None, arrays: Arrays, keys: mx.array | None) -> _Sums:
-        """Traced: `sums` with this batch's loss and gradients added."""
+    def _found(self, parameters: Tree, arrays: Arrays, keys: Keys | None) -> _Sums:
+        """Traced: this batch's loss and gradients."""
         self.traces += 1
         self.model.update(parameters)
-        with keyed(self.model, keys):
+        with keyed(self.model, keys and Keys(*keys)):
             nll, gradients = self.gradient(Arrays(*arrays))
-        if sums is None:
-            return nll, gradients
+        return nll, gradients
+
+    def _summed(self, parameters: Tree, sums: _Sums, arrays: Arrays, keys: Keys | None) -> _Sums:
+        """Traced: `sums` with this batch's loss and gradients added."""
+        nll, gradients = self._found(parameters, arrays, keys)
         return sums[0] + nll, optimizer.add(sums[1], gradients)
 
     def _whole(
-        self,
-        parameters: Tree,
-        state: Tree,
-        sums: _Sums | None,
-        scalars: mx.array,
-        arrays: Arrays,
-        keys: mx.array | None,
-    ) -> tuple[Tree, Tree, mx.array, mx.array]:
-        """Traced: the window's last batch, then the update."""
-        nll, gradients = self._summed(parameters, sums, arrays, keys)
+        self, parameters: Tree, state: Tree, scalars: mx.array, arrays: Arrays, keys: Keys | None
+    ) -> _New:
+        """Traced: one batch's loss and gradients, then the update."""
+        nll, gradients = self._found(parameters, arrays, keys)
         return self._applied(parameters, state, nll, gradients, scalars)
 
     def _applied(
         self, parameters: Tree, state: Tree, nll: mx.array, gradients: Tree, scalars: mx.array
-    ) -> tuple[Tree, Tree, mx.array, mx.array]:
+    ) -> _New:
         """Traced: new parameters and optimiser state; the old ones where loss or gradient is not a number."""
         gradients, norm = optimizer.clip(optimizer.scale(gradients, 1 / scalars[0]), self.settings.clip)
         self.optimizer.state = dict(state)

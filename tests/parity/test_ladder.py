@@ -139,9 +139,7 @@ def mean_of_means(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         mlx_medlora.training.optimizer,
         "add",
-        lambda left, right: (
-            right if left is None else plain(left, mlx_medlora.training.optimizer.scale(right, 0.5))
-        ),
+        lambda left, right: plain(mlx_medlora.training.optimizer.scale(left, 0.5), right),
     )
 
 
