@@ -25,7 +25,11 @@ SETTINGS: list[dict[str, Any]] = [
     {"bits": 4},
     {"accumulate": 2, "rank": 256},
     {"dtype": "bfloat16", "layers": 6, "width": 256, "mlp": 1024, "length": 96},
+    {"length": 1024, "batch_size": 2, "heads": 8},
+    {"layers": 20, "width": 384, "batch_size": 6, "length": 100, "target": ("v_proj", "up_proj")},
     {"grad_checkpoint": "on", "layers": 16},
+    {"grad_checkpoint": "on", "length": 768},
+    {"grad_checkpoint": "on", "target": ("q_proj", "down_proj")},
     {"grad_checkpoint": "on", "length": 512, "width": 1024, "mlp": 4096},
 ]
 GEOMETRY = {

@@ -15,8 +15,10 @@ from mlx_medlora.gemma.counts import KEYS, text_shapes, vision_shapes
 
 FP32 = 4
 _MASK = 1  # dropout keeps a boolean for each input
-_GATED = {2: 2, 4: 4}  # arrays of M kept by the gated GELU: in fp32 compiling merges the backward's copy of
-# the forward's exponential with the forward's own, and so keeps two more than the inputs
+KEPT_SCORES, SCORES = 1 << 21, 1 << 22  # as in `gemma/attention.py`
+# The exponential of fp32 on the CPU is a polynomial in several kernels, each with an array of its own: what
+# the gated GELU's and a recomputed softmax's gradients take beside their results, fitted to measured peaks.
+_GELU_PIECES, _SOFTMAX_PIECES = 5.5, 4.5
 
 
 def text_layer(
@@ -29,9 +31,21 @@ def text_layer(
     wide, mlp = text.hidden_size, text.intermediate_size
     heads, groups = text.num_attention_heads * text.head_dim, text.num_key_value_heads * text.head_dim
     norms = FP32 * (wide * (n + 3 * q) + heads * q + groups * n)  # four of D, queries', keys'
-    attention = w * (heads * q + 2 * groups * n + text.num_attention_heads * q * length)
-    gated = _GATED[w] * w * mlp * q
+    attention = w * (heads * q + 2 * groups * n + kept_scores(text.num_attention_heads, w, n, q, length))
+    gated = 2 * w * mlp * q
     return norms + attention + gated + updates(text_shapes(text), kinds, rank, dropout, w, n, q)
+
+
+def kept_scores(heads: int, w: int, n: int, q: int, length: int) -> int:
+    """Attention scores of a layer that are kept: all, or in fp32 on the CPU those of small pieces."""
+    each = heads * n  # scores of one query position in every row
+    queries = q * length // n
+    if w != FP32:
+        return each * queries
+    piece = max(1, SCORES // each)
+    whole, rest = divmod(queries, piece)
+    pieces = [piece * each] * whole + [rest * each]
+    return sum(size for size in pieces if size <= KEPT_SCORES)
 
 
 def checkpointed_layer(text: TextConfig, kinds: Sequence[str], w: int, n: int, q: int) -> int:
@@ -95,11 +109,15 @@ def text_backward(text: TextConfig, w: int, n: int, length: int) -> int:
     ten; that is about one layer, so nothing of the layer counts as freed when its last array is allocated.
     """
     norms = 12 * FP32 * text.hidden_size  # and the sums and residuals around them
-    widened = 0 if w == FP32 else 5 * FP32  # the gated GELU's gradient is taken in fp32: three in, two out
+    widened = (
+        _GELU_PIECES * FP32 if w == FP32 else 5 * FP32
+    )  # the gradient is taken in fp32: three in, two out
     gated = (3 * w + widened) * text.intermediate_size
     heads = text.num_attention_heads
-    attention = w * (6 * heads * text.head_dim + 2 * heads * length)
-    return n * (norms + gated + attention)
+    scores = heads * n * length
+    # pieces of the forward pass wait for one another, those of the backward pass do not
+    copies = 2 + (_SOFTMAX_PIECES if w == FP32 and scores > KEPT_SCORES else 0)
+    return round(n * (norms + gated + w * 6 * heads * text.head_dim) + w * copies * scores)
 
 
 def text_forward(text: TextConfig, w: int, n: int, length: int) -> int:
@@ -107,8 +125,9 @@ def text_forward(text: TextConfig, w: int, n: int, length: int) -> int:
 
     Normed inputs and their copies, the MLP's product, scores: as in the backward pass none is free again yet.
     """
-    per_position = 6 * text.hidden_size + 2 * text.intermediate_size + 2 * text.num_attention_heads * length
-    return w * n * per_position
+    scores = text.num_attention_heads * n * length
+    scores = min(scores, SCORES) if w == FP32 else scores
+    return w * (n * (6 * text.hidden_size + 2 * text.intermediate_size) + 2 * scores)
 
 
 def tower_forward(vision: VisionConfig, w: int, *, fused: bool) -> int:

@@ -132,8 +132,9 @@ def _activations(
         kept.checkpointed_layer(text, adapter.text.get(i, ()), w, n, step.targets if i == last else n)
         for i in trained
     ]
-    again = kept.text_forward(text, w, n, step.length) + max(layers)
-    return sum(held) + tower, backward + again
+    whole = any("down_proj" in kinds for kinds in adapter.text.values())
+    forward = kept.text_forward(text, w, n, step.length) if whole else 0
+    return sum(held) + tower, backward + forward + max(layers)
 
 
 def _tower(

@@ -217,6 +217,18 @@ def row(seed: int, length: int, answer: int = 4) -> Example:
     return Example(ids, np.arange(length) >= length - answer, (), str(seed), str(seed))
 
 
+def test_the_limits_of_the_forward_are_those_that_memory_counts_with() -> None:
+    from mlx_medlora.gemma import attention
+    from mlx_medlora.training import kept, loss, memory
+
+    assert (kept.KEPT_SCORES, kept.SCORES) == (attention._KEPT, attention._SCORES)
+    assert memory.LOGITS == loss._LOGITS
+    # 8 heads, 2 rows of 1,024: pieces of 256 queries are too many to keep, 16 at the end are not
+    assert kept.kept_scores(8, 4, 2048, 2048, 1024) == 0
+    assert kept.kept_scores(8, 4, 2 * 1040, 2 * 1040, 1040) == 8 * 2 * 1040 * (1040 % 252)
+    assert kept.kept_scores(8, 2, 2048, 2048, 1024) == 8 * 2 * 1024**2
+
+
 def test_the_most_expensive_batch_is_the_longest_rows_together() -> None:
     rows = [RowShape(10, 2, 0), RowShape(33, 4, 2), RowShape(20, 3, 1)]
     assert longest_batch(rows, 2) == (2, 33, 7, 3)
