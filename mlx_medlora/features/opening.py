@@ -56,6 +56,11 @@ def _open_store(
 def _why_not(model: Gemma3, settings: FeatureSettings, data: Path) -> str | None:
     if any("lora_" in name for name, _ in parts(model)):
         return "the adapter changes the vision tower"
+    return in_package(settings, data)
+
+
+def in_package(settings: FeatureSettings, data: Path) -> str | None:
+    """Why nothing may be kept beside `data`, where it is part of an installed package."""
     installed = Path(mlx_medlora.__file__).resolve().parent
     place = data.resolve()
     if settings.directory is None and (place.is_relative_to(installed) or set(place.parts) & set(_PACKAGES)):

@@ -30,6 +30,11 @@ Look = Callable[[mx.array], mx.array]
 _SHARE = 4  # of the machine's memory, one part may hold features
 
 
+def memory_share() -> int:
+    """Bytes of this machine's memory that features, or hidden states, may take."""
+    return psutil.virtual_memory().total // _SHARE
+
+
 def see(look: Look, encoder: Encoder, file: Path) -> mx.array:
     """Features (T, D) of one image, computed. Raises InputError where it cannot be read."""
     found = look(mx.array(encoder.pixels([open_image(file)])))  # (1, T, D)
@@ -57,7 +62,7 @@ class ImageFeatures(Mapping[Path, mx.array]):
     ) -> None:
         self.model, self.encoder, self.store = model, encoder, store
         self.tell = tell or (lambda text: None)
-        self.memory = psutil.virtual_memory().total // _SHARE if memory is None else memory
+        self.memory = memory_share() if memory is None else memory
         self._keys: dict[Path, bytes] = {}
         self._held: dict[bytes, mx.array] = {}
         self._bytes = 0

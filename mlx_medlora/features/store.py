@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,8 +35,8 @@ from mlx_medlora.features.shard import (
 _SHARD_BYTES = 64 * 2**20  # lost where a process is killed, and held in memory until then
 _OPEN_MAPS = 16
 _ROWS = 2**20  # more than a shard has
-_README = """Image features that mlx-medlora computed from the images of a dataset. They say something of the
-patients: treat them as patient data. They can be removed at any time, and are then computed again.
+_README = """Image features and hidden states that mlx-medlora computed from a dataset. They say something of
+the patients: treat them as patient data. They can be removed at any time, and are then computed again.
 """
 
 Tell = Callable[[str], None]
@@ -46,11 +46,21 @@ class Store:
     """A store opened for one identity. `limit` in bytes is of everything under `root`.
 
     `full` is True once the limit leaves no room, `broken` says why nothing can be written, `lost` which keys
-    were there and could not be read, and why. `tell` hears of each damaged or foreign file once.
+    were there and could not be read, and why. `tell` hears of each damaged or foreign file once, in words
+    for `what` is kept. `used` are files that making room spares: stores of one run share the set.
     """
 
-    def __init__(self, root: Path, identity: Identity, limit: int, tell: Tell) -> None:
-        self.root, self.identity, self.limit, self.tell = root, identity, limit, tell
+    def __init__(
+        self,
+        root: Path,
+        identity: Identity,
+        limit: int,
+        tell: Tell,
+        *,
+        used: set[Path] | None = None,
+        what: str = "image features",
+    ) -> None:
+        self.root, self.identity, self.limit, self.tell, self.what = root, identity, limit, tell, what
         self._cost = identity.nbytes + OVERHEAD
         self._shard_bytes = max(self._cost, min(_SHARD_BYTES, limit // 8))
         self.directory = root / identity.digest[:32]
@@ -60,7 +70,7 @@ class Store:
         self._index: dict[bytes, int] = {}  # key -> shard's number x _ROWS + row
         self._shards: dict[int, Shard] = {}
         self._seen: set[Path] = set()
-        self._used: set[Path] = set()
+        self.used: set[Path] = set() if used is None else used
         self._maps: OrderedDict[int, memoryview] = OrderedDict()
         self._pending: dict[bytes, bytes] = {}
         self._budget = 0
@@ -93,12 +103,22 @@ class Store:
         data = self._checked(key)
         return None if data is None else to_array(data, self.identity)
 
+    @property
+    def pending(self) -> bool:
+        """Whether something that was put waits to be written."""
+        return bool(self._pending)
+
+    def claim(self, keys: Iterable[bytes]) -> None:
+        """Have the files that hold `keys` spared, here and in stores that share `used`; nothing is read."""
+        for number in {self._index[key] // _ROWS for key in keys if key in self._index}:
+            self._use(self._shards[number].path)
+
     def has_room(self) -> bool:
         """Whether one more image may be kept; what was used least recently is removed for it."""
         if self.full or self.broken is not None:
             return False
         if not self._pending:
-            self._budget = room.make_room(self.root, self._shard_bytes, self.limit, self._used)
+            self._budget = room.make_room(self.root, self._shard_bytes, self.limit, self.used)
             self.full = self._budget < self._cost
         return not self.full
 
@@ -120,10 +140,10 @@ class Store:
             shard = write_shard(self.directory, self._pending, self.identity)
         except OSError as error:
             self.broken = os.strerror(error.errno) if error.errno else str(error)
-            self.tell(f"image features stay in memory: {self.root} cannot be written ({self.broken})")
+            self.tell(f"{self.what} stay in memory: {self.root} cannot be written ({self.broken})")
             return
         self._seen.add(shard.path)
-        self._used.add(shard.path)
+        self.used.add(shard.path)
         self._add(shard)
         self._pending = {}
         self.refresh()
@@ -181,18 +201,21 @@ class Store:
         if found is None:
             shard = self._shards[number]
             found = open_map(shard)
-            if shard.path not in self._used:
-                self._used.add(shard.path)
-                room.touch(shard.path)
+            self._use(shard.path)
             self._maps[number] = found
             if len(self._maps) > _OPEN_MAPS:
                 self._maps.popitem(last=False)
         self._maps.move_to_end(number)
         return found
 
+    def _use(self, path: Path) -> None:
+        if path not in self.used:
+            self.used.add(path)
+            room.touch(path)
+
     def _refuse(self, path: Path, why: Unusable) -> None:
         """Say that a file is of no use; remove it where it is ours and damaged."""
-        self.tell(f"{path}: {why.reason}; the image features it held are computed again")
+        self.tell(f"{path}: {why.reason}; the {self.what} it held are computed again")
         if why.damaged:
             with suppress(OSError):
                 path.unlink()

@@ -1,9 +1,9 @@
-"""A digest of the tower's and the projector's weights, as they are in memory."""
+"""Digests of weights as they are in memory: the tower's and the projector's, or frozen layers'."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_medlora.features.private import make_private, write_private
-from mlx_medlora.gemma.model import Gemma3
+from mlx_medlora.gemma.model import Base, Gemma3, Origin
 from mlx_medlora.gemma.tensorfiles import weight_files
 
 _SAMPLE = 256
+
+Tensors = Sequence[tuple[str, mx.array]]
 
 
 def tower_digest(model: Gemma3, memo: Path | None = None) -> str:
@@ -24,13 +26,27 @@ def tower_digest(model: Gemma3, memo: Path | None = None) -> str:
     `memo` is a directory that remembers digests by the checkpoint files' names, sizes and times together with
     a sample of each tensor, so that later runs read 0.3 MB and not 0.8 GB.
     """
-    note = None if memo is None or model.origin is None else memo / _quick(model, model.origin.directory)
+    return _digest(list(parts(model)), model.origin, memo)
+
+
+def layers_digest(model: Base, first: int, memo: Path | None = None) -> str:
+    """As `tower_digest`, of the embedding and the layers below `first`."""
+    held = {
+        "embed_tokens": model.text.embed_tokens.parameters(),
+        "layers": [layer.parameters() for layer in model.text.layers[:first]],
+    }
+    flat: dict[str, mx.array] = dict(tree_flatten(held))
+    return _digest(sorted(flat.items()), model.origin, memo)
+
+
+def _digest(tensors: Tensors, origin: Origin | None, memo: Path | None) -> str:
+    note = None if memo is None or origin is None else memo / _quick(tensors, origin.directory)
     if note is not None:
         with suppress(OSError, UnicodeDecodeError):
             known = note.read_text(encoding="ascii").strip()
             if len(known) == 64:
                 return known
-    found = _full(model)
+    found = _full(tensors)
     if note is not None:
         with suppress(OSError):
             _remember(note, found)
@@ -52,21 +68,21 @@ def raw(array: mx.array) -> memoryview:
     return memoryview(flat)
 
 
-def _full(model: Gemma3) -> str:
+def _full(tensors: Tensors) -> str:
     digest = hashlib.sha256()
-    for name, array in parts(model):
+    for name, array in tensors:
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(raw(array))
     return digest.hexdigest()
 
 
-def _quick(model: Gemma3, directory: Path) -> str:
-    """What tells one loaded tower from another without reading all of it."""
+def _quick(tensors: Tensors, directory: Path) -> str:
+    """What tells loaded tensors from others without reading all of them."""
     digest = hashlib.sha256()
     for file in weight_files(directory):
         status = file.stat()
         digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    for name, array in parts(model):
+    for name, array in tensors:
         data = raw(array)
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         middle = len(data) // 2

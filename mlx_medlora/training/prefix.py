@@ -7,28 +7,24 @@ they do not depend on a row's neighbours. Letters: B rows, L tokens, D width.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import mlx.core as mx
-import PIL
 
-from mlx_medlora.cases.images import OPENING
-from mlx_medlora.features.identity import Identity, arithmetic
-from mlx_medlora.features.settings import FeatureSettings
-from mlx_medlora.features.store import Store, Tell
+from mlx_medlora.features.source import memory_share
+from mlx_medlora.features.store import Store
 from mlx_medlora.files import sha256
 from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.training.batches import Shape, collate
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import ImageSource
+from mlx_medlora.training.prefix_stores import OpenStore
 
-_FORMAT = 1
 _GRAIN = 16  # rows are kept at lengths of so many tokens
 
-OpenStore = Callable[[int], Store | None]
 Progress = Callable[[int, int], None]
 
 
@@ -43,29 +39,59 @@ def prefix_bytes(config: ModelConfig, lengths: Iterable[int], dtype: mx.Dtype) -
 
 
 class Prefix:
-    """The states below layer `first` of `model`; in memory where `stores` gives none for a length."""
+    """The states below layer `first` of `model`.
 
-    def __init__(self, model: Base, first: int, images: ImageSource, stores: OpenStore) -> None:
+    `fill` alone keeps any. Where `stores` gives none for a length, or the disk fails, they stay in memory, up
+    to `memory` bytes (a quarter of the machine's); those beyond a limit, `left` in number, are computed anew
+    each time.
+    """
+
+    def __init__(
+        self, model: Base, first: int, images: ImageSource, stores: OpenStore, *, memory: int | None = None
+    ) -> None:
         self.model, self.first, self.images = model, first, images
+        self.memory = memory_share() if memory is None else memory
+        self.left = 0
         self._open, self._stores = stores, dict[int, Store | None]()
+        self._wanted: dict[int, dict[bytes, None]] = {}
         self._held: dict[bytes, mx.array] = {}
+        self._bytes = 0
         self._keys: dict[str, bytes] = {}
         self._files: dict[Path, str] = {}
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether there is a store that other processes may read, as far as is known yet."""
+        return any(store is not None for store in self._stores.values())
+
+    def missing(self, examples: Sequence[Example]) -> list[Example]:
+        """Those of `examples` that no store says it has; what holds the others is spared from now on."""
+        self._want(examples)
+        return [example for example in examples if not self._known(example)]
+
     def fill(self, examples: Sequence[Example], progress: Progress | None = None) -> None:
-        """Have the states of all `examples`, as far as there is room; `progress(done, total)` after each."""
-        for done, example in enumerate(examples, start=1):
-            self._state(example)
-            if progress is not None:
-                progress(done, len(examples))
-        self.refresh()
+        """Have the states of all `examples`, as far as there is room; `progress(done, total)` after each.
+
+        Stored ones are read, so that a damaged one is found now. One store at a time holds what is not
+        written. What was computed before an error or an interrupt is kept.
+        """
+        self._want(examples)
+        self.left, done = 0, 0
+        try:
+            for _, group in groupby(sorted(examples, key=_length), key=_length):
+                for example in group:
+                    self._have(example)
+                    done += 1
+                    if progress is not None:
+                        progress(done, len(examples))
+                self._flush()
+        finally:
+            self.refresh()
 
     def refresh(self) -> None:
         """Write what is not written, and take notice of what other processes wrote."""
-        for store in self._stores.values():
-            if store is not None:
-                store.flush()
-                store.refresh()
+        self._flush()
+        self._claim()
 
     def rows(self, examples: Sequence[Example], length: int) -> mx.array:
         """(B, length, D) states of `examples`; what stands at padding is never looked at."""
@@ -73,22 +99,67 @@ class Prefix:
         return mx.stack([mx.pad(state, [(0, length - state.shape[0]), (0, 0)]) for state in states])
 
     def _state(self, example: Example) -> mx.array:
-        key, length = self._key(example), padded(len(example))
+        key, store = self._key(example), self._store(_length(example))
+        found = self._held.get(key)
+        if found is None and store is not None:
+            found = store.get(key)
+        return self._computed(example) if found is None else found
+
+    def _have(self, example: Example) -> None:
+        """Keep one row's states, unless they are there or there is no room."""
+        key, store = self._key(example), self._store(_length(example))
+        if key in self._held or (store is not None and store.holds(key)):
+            return
+        if not self._has_room(store, example):
+            self.left += 1
+            return
+        state = self._computed(example)
+        if store is None or self._broken() or not store.put(key, state):
+            self._held[key] = state
+            self._bytes += state.nbytes
+
+    def _has_room(self, store: Store | None, example: Example) -> bool:
+        """Whether one more row can be kept: memory takes over from a disk that fails, not from a limit."""
+        if store is None or self._broken():
+            size = prefix_bytes(self.model.config, [len(example)], self.model.dtype)
+            return self._bytes + size <= self.memory
+        if not store.pending and not store.full:
+            self._claim()  # another rank may have written since: its files are not to make way
+        return store.has_room()
+
+    def _broken(self) -> bool:
+        """Whether some store could not be written: all are in one place, and one has said so."""
+        return any(store is not None and store.broken is not None for store in self._stores.values())
+
+    def _known(self, example: Example) -> bool:
+        key, store = self._key(example), self._store(_length(example))
+        return key in self._held or (store is not None and key in store)
+
+    def _want(self, examples: Sequence[Example]) -> None:
+        for example in examples:
+            self._wanted.setdefault(_length(example), {})[self._key(example)] = None
+        self._claim()
+
+    def _claim(self) -> None:
+        """Have the files spared that hold any row of the run, whichever process wrote them."""
+        for length, keys in self._wanted.items():
+            store = self._store(length)
+            if store is not None:
+                store.refresh()
+                store.claim(keys)
+
+    def _flush(self) -> None:
+        for store in self._stores.values():
+            if store is not None:
+                store.flush()
+
+    def _store(self, length: int) -> Store | None:
         if length not in self._stores:
             self._stores[length] = self._open(length)
-        store = self._stores[length]
-        found = self._held.get(key) if store is None else store.get(key)
-        if found is not None:
-            return found
-        state = self._computed(example, length)
-        if store is None:
-            self._held[key] = state
-        else:
-            store.put(key, state)
-        return state
+        return self._stores[length]
 
-    def _computed(self, example: Example, length: int) -> mx.array:
-        shape = Shape(length, example.targets)
+    def _computed(self, example: Example) -> mx.array:
+        shape = Shape(_length(example), example.targets)
         arrays = collate([example], self.images, self.model.config, shape).arrays
         embedded = self.model.embed(arrays.input_ids, arrays.features)
         state = mx.contiguous(self.model.below(embedded, arrays.token_type_ids, self.first)[0])
@@ -107,27 +178,5 @@ class Prefix:
         return self._keys[example.where]
 
 
-def prefix_stores(
-    model: Base, first: int, base: str | None, settings: FeatureSettings, data: Path, tell: Tell
-) -> OpenStore:
-    """Stores beside the image features of `data`; `base` is the model's fingerprint."""
-
-    def open_store(length: int) -> Store | None:
-        if settings.memory or base is None:
-            return None
-        about = {
-            "format": _FORMAT,
-            "kind": "hidden states",
-            "base": base,
-            "pillow": PIL.__version__,
-            "opening": OPENING,
-            "first": first,
-            "dtype": str(model.dtype),
-            "shape": [length, model.config.text.hidden_size],
-            "arithmetic": arithmetic(),
-        }
-        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-        identity = Identity(digest, about, (length, model.config.text.hidden_size), model.dtype)
-        return Store(settings.place(data), identity, int(settings.limit * 1e9), tell)
-
-    return open_store
+def _length(example: Example) -> int:
+    return padded(len(example))

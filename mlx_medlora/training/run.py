@@ -19,7 +19,7 @@ from mlx_medlora.lora.adapter import CONFIG, WEIGHTS, save_adapter
 from mlx_medlora.training.checkpoint import Checkpoint, seed_all
 from mlx_medlora.training.events import Listener, Resumed
 from mlx_medlora.training.features import ImageSource
-from mlx_medlora.training.images import Confirm, keep_prefix, look
+from mlx_medlora.training.images import Confirm, agree_on_prefix, fill_prefix, look, open_images
 from mlx_medlora.training.keeper import CheckpointKeeper
 from mlx_medlora.training.log import METRICS, TIMINGS
 from mlx_medlora.training.ranks import Ranks
@@ -141,8 +141,12 @@ def _train(
     with job.stop.at_once():
         setup = set_up(job.model, job.data, job.settings, job.dtype)
         about = describe_data(setup)
-        images = look(setup, job.features, job.ranks, listeners)
-        below = keep_prefix(setup, job.settings, job.features, images, job.ranks, listeners, job.confirm)
+        found_images = open_images(setup, job.features, listeners)
+        below = agree_on_prefix(setup, job.settings, job.features, found_images, listeners, job.confirm)
+        job.ranks.any(False)  # none works before the first rank's user has agreed
+        images = look(setup, job.features, job.ranks, listeners, found_images)
+        if below is not None:
+            fill_prefix(below, setup, job.ranks, listeners)
     recompute = _recompute(job, setup, found)
     now = identity(job.settings, setup.base, about, job.dtype) | {RECOMPUTE: recompute}
     job.ranks.refuse_unlike(now)
