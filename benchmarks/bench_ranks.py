@@ -2,7 +2,8 @@
 
     python benchmarks/bench_ranks.py --pairs 7
 
-Starts itself under mlx.launch. The two take turns in the same processes: while the first rank trains alone
+Starts its two ranks itself, as mlx.launch does: that program waits for its ranks in a loop that keeps a core
+busy, and there are two. The two take turns in the same processes: while the first rank trains alone
 the second sleeps. The model is random, 6 layers of 512; a batch is 4 rows of about 220 tokens, 12 of them
 supervised, on features that are computed already.
 """
@@ -10,7 +11,9 @@ supervised, on features that are computed already.
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -48,11 +51,31 @@ def main() -> None:
         compare(Ranks.join(), given.pairs, given.updates, Path(given.scratch))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        launcher = [str(Path(sys.executable).with_name("mlx.launch")), "-n", "2", "--backend", "ring", "--"]
         options = ["--pairs", str(given.pairs), "--updates", str(given.updates), "--scratch", scratch]
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-        command = [*launcher, sys.executable, __file__, *options]
-        subprocess.run(command, check=True, env=environment, stdin=subprocess.DEVNULL)
+        command = [sys.executable, __file__, *options]
+        ranks = [subprocess.Popen(command, env=environment(rank, Path(scratch))) for rank in range(2)]
+        if any([process.wait() for process in ranks]):
+            raise SystemExit("a rank failed")
+
+
+def environment(rank: int, scratch: Path) -> dict[str, str]:
+    """What mlx.launch gives a rank of two on this machine, and one BLAS thread."""
+    hosts = scratch / "hosts.json"
+    if rank == 0:
+        hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(2)]))
+    own = {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts), "OPENBLAS_NUM_THREADS": "1"}
+    return {**os.environ, **own}
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
 
 
 def compare(ranks: Ranks, pairs: int, updates: int, scratch: Path) -> None:
