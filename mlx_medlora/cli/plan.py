@@ -10,11 +10,12 @@ import typer
 from mlx_medlora.cli.options import Data, Json, examples
 from mlx_medlora.cli.output import out
 from mlx_medlora.cli.settings_flags import collect, flags_from
-from mlx_medlora.errors import InputError
+from mlx_medlora.errors import InputError, MedloraError
 from mlx_medlora.training.settings import PRESETS, Preset, TrainSettings
 
 if TYPE_CHECKING:
     from mlx_medlora.gemma.config import ModelConfig
+    from mlx_medlora.training.choose import Choice
 
 EXAMPLES = examples(
     "mlx-medlora plan --model medgemma-4b --data lora_training --memory 16",
@@ -61,12 +62,12 @@ def plan(
     """Predict memory, disk and time of a training run.
 
     Reads config.json and the rows' lengths; no weights, no images, no download.
-    With --memory it also picks settings and prints the commands to run.
+    With --memory it also picks settings and prints the commands to run; exits with 1 where nothing fits.
     """
     out.use_json(json)
     from mlx_medlora.cli.plan_text import commands, described
     from mlx_medlora.device import usable_memory
-    from mlx_medlora.training.choose import choose, usable, wants_checkpointing
+    from mlx_medlora.training.choose import choose, ladder, usable, wants_checkpointing
     from mlx_medlora.training.plan import GB, make_plan
     from mlx_medlora.training.rates import measured_rate
 
@@ -79,7 +80,8 @@ def plan(
         settings.grad_checkpoint == "auto"
         and wants_checkpointing(geometry, settings, lengths.train, usable_memory())
     )
-    chosen = None if memory is None else choose(geometry, settings, lengths, usable(memory * GB))
+    room = 0.0 if memory is None else usable(memory * GB)
+    chosen = None if memory is None else choose(geometry, settings, lengths, room)
     if chosen is not None:
         geometry, settings, checkpointing = chosen.config, chosen.settings, chosen.checkpointing
     rate = measured_rate(geometry) if tflops is None else tflops * 1e12
@@ -89,11 +91,15 @@ def plan(
     result = {"model": model, **made.model_dump(mode="json")}
     lines = described(made, measured=tflops is None)
     if memory is not None:
-        room = usable(memory * GB)
-        result |= {"memory_gb": memory, "usable": round(room), "fits": chosen is not None}
-        result["commands"] = [] if chosen is None else commands(model, stored, data, chosen, flags)
-        lines += _verdict(memory, room, made.memory.peak, result["commands"])
+        result |= {"memory_gb": memory, "usable": round(room), "fits": chosen is not None, "commands": []}
+    if memory is not None and chosen is not None:
+        given = {"config": config, "preset": preset} | flags
+        result["commands"] = commands(model, stored, data, chosen, given)
+        share = f"{_share(memory, room)}, the peak is {chosen.peak / GB:.1f}"
+        lines += [f"\nFits a machine of {memory:g} GB ({share}):", *result["commands"]]
     out.result(result, *lines)
+    if memory is not None and chosen is None:
+        raise _nothing_fits(memory, room, next(ladder(geometry, settings, lengths)))
 
 
 def _geometry(model: str) -> tuple[ModelConfig, Path | None]:
@@ -132,11 +138,15 @@ def _lengths(data: Path, config: ModelConfig, settings: TrainSettings, directory
     return read_lengths(data, config, settings, encoder)
 
 
-def _verdict(memory: float, room: float, peak: int, found: list[str]) -> list[str]:
-    gb = f"{room / 1e9:.1f} of its {memory:g} GB are for training"
-    if not found:
-        return [
-            f"\nNothing fits a machine of {memory:g} GB: {gb}, and the smallest run was not under that. "
-            "Shorten the longest rows, adapt fewer layers, or use a smaller model."
-        ]
-    return [f"\nFits a machine of {memory:g} GB ({gb}, the peak is {peak / 1e9:.1f}):", *found]
+def _share(memory: float, room: float) -> str:
+    return f"{room / 1e9:.1f} of its {memory:g} GB are for training"
+
+
+def _nothing_fits(memory: float, room: float, smallest: Choice) -> MedloraError:
+    """What to say where not even `smallest`, the lowest rung, is within `room` bytes."""
+    again = "" if smallest.checkpointing else "Leave out --grad-checkpoint off, s"
+    return MedloraError(
+        f"nothing fits a machine of {memory:g} GB: {_share(memory, room)}, and the smallest run takes "
+        f"{smallest.peak / 1e9:.1f}",
+        hint=f"{again or 'S'}horten the longest rows, adapt fewer layers, or use a smaller model.",
+    )

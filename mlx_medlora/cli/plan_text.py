@@ -70,9 +70,12 @@ def _time(seconds: Seconds, measured: bool) -> str:
 
 
 def commands(
-    model: str, stored: ModelConfig | None, data: Path, choice: Choice, flags: dict[str, Any]
+    model: str, stored: ModelConfig | None, data: Path, choice: Choice, given: dict[str, Any]
 ) -> list[str]:
-    """`convert` where the chosen form is not there yet, then `train`; `stored` is the model's own form."""
+    """`convert` where the chosen form is not there yet, then `train` with every option that was `given`.
+
+    `stored` is the model's own form, None where it is not on disk. What was chosen replaces what was given.
+    """
     from mlx_medlora.gemma.geometry import HUB_IDS
 
     lines, place = [], model
@@ -86,8 +89,8 @@ def commands(
         "accumulate": choice.settings.accumulate,
         "grad_checkpoint": "on" if choice.checkpointing else "off",
     }
-    given = {name: value for name, value in flags.items() if value is not None} | own
-    options = [part for name, value in given.items() for part in _option(name, value)]
+    said = {name: value for name, value in given.items() if value is not None} | own
+    options = [part for name, value in said.items() for part in _option(name, value)]
     lines.append(
         ["mlx-medlora", "train", "--model", place, "--data", str(data), "--output", "adapters/planned"]
     )

@@ -89,12 +89,15 @@ def ladder(config: ModelConfig, settings: TrainSettings, lengths: Lengths) -> It
 
     First checkpointing goes, then the batch grows, then bits come back: checkpointing costs half of a step,
     accumulating single rows of hundreds of tokens next to nothing, and 4 bits train well (QLoRA).
+    A `grad_checkpoint` that is not auto holds on every rung.
     """
     configs = _precisions(config)
     rows = (*lengths.train, *lengths.val)
     sizes = [n for n in range(1, settings.batch_size + 1) if settings.batch_size % n == 0]
-    steps = [(configs[0], 1, True), *((configs[0], size, False) for size in sizes)]
-    steps += [(one, settings.batch_size, False) for one in configs[1:]]
+    always = settings.grad_checkpoint == "on"
+    steps = [(configs[0], 1, True)] if settings.grad_checkpoint == "auto" else []
+    steps += [(configs[0], size, always) for size in sizes]
+    steps += [(one, settings.batch_size, always) for one in configs[1:]]
     for one, size, checkpointing in steps:
         times = settings.batch_size // size
         own = settings.model_copy(update={"batch_size": size, "accumulate": settings.accumulate * times})

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import mlx.core as mx
+
 from mlx_medlora.features.size import features_bytes
 from mlx_medlora.gemma import counts
 from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.settings import StrictModel
 from mlx_medlora.training.lengths import Lengths
 from mlx_medlora.training.memory import Memory, predict_memory
+from mlx_medlora.training.prefix import prefix_bytes
 from mlx_medlora.training.rates import STEP_SHARE
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.shapes import AdapterShape, RowShape, adapter_shape, longest_batch
@@ -28,7 +31,7 @@ class Disk(StrictModel):
 class Seconds(StrictModel):
     """Time at a rate of `tflops` for products, of which a step reaches `share`.
 
-    features and prefix are paid once, an epoch includes its validation.
+    features and, with the prefix cache, prefix are paid once, an epoch includes its validation.
     """
 
     tflops: float
@@ -80,7 +83,8 @@ def make_plan(
     adapter = adapter_shape(config, settings)
     step = longest_batch(lengths.train, settings.batch_size)
     memory = predict_memory(config, adapter, settings, step, checkpointing=checkpointing)
-    work = total_work(config, adapter, lengths.train, checkpointing=checkpointing)
+    kept = settings.prefix_cache
+    work = total_work(config, adapter, lengths.train, checkpointing=checkpointing, prefix_cache=kept)
     batches = -(-len(lengths.train) // settings.batch_size)
     updates = -(-batches // settings.accumulate) * settings.epochs
     packed = config.quantization
@@ -99,7 +103,7 @@ def make_plan(
         updates=updates,
         trainable_parameters=adapter.parameters,
         memory=memory,
-        disk=_disk(config, adapter, lengths),
+        disk=_disk(config, adapter, settings, lengths),
         flops=work.epoch,
         seconds=None
         if rate is None
@@ -108,23 +112,31 @@ def make_plan(
 
 
 def total_work(
-    config: ModelConfig, adapter: AdapterShape, rows: Sequence[RowShape], *, checkpointing: bool
+    config: ModelConfig,
+    adapter: AdapterShape,
+    rows: Sequence[RowShape],
+    *,
+    checkpointing: bool,
+    prefix_cache: bool = False,
 ) -> Work:
-    """The operations of training on `rows` once, by part."""
+    """The operations of training on `rows` once, by part; `row_work` says what `prefix_cache` moves."""
     counted: dict[RowShape, int] = {}
     for row in rows:
         counted[row] = counted.get(row, 0) + 1
     total = Work()
     for row, times in counted.items():
-        total += row_work(config, adapter, row, checkpointing=checkpointing).scaled(times)
+        one = row_work(config, adapter, row, checkpointing=checkpointing, prefix_cache=prefix_cache)
+        total += one.scaled(times)
     return total
 
 
-def _disk(config: ModelConfig, adapter: AdapterShape, lengths: Lengths) -> Disk:
-    """Where SigLIP is trained nothing can be cached; a prefix only below the first trained layer."""
+def _disk(config: ModelConfig, adapter: AdapterShape, settings: TrainSettings, lengths: Lengths) -> Disk:
+    """Where SigLIP is trained nothing can be cached; a prefix only where asked for, below the first layer."""
     features = 0 if adapter.tower else features_bytes(config, lengths.images)
-    width = config.text.hidden_size * (4 if config.dtype == "float32" else 2)
-    return Disk(features=features, prefix=lengths.tokens * width if adapter.first else 0)
+    if not settings.prefix_cache or not adapter.first:
+        return Disk(features=features, prefix=0)
+    tokens = (row.tokens for row in (*lengths.train, *lengths.val))
+    return Disk(features=features, prefix=prefix_bytes(config, tokens, getattr(mx, config.dtype)))
 
 
 def _seconds(
@@ -139,7 +151,8 @@ def _seconds(
 ) -> Seconds:
     speed = rate * STEP_SHARE
     frozen = 0 if adapter.tower else lengths.images * counts.tower_flops(config)
-    validation = total_work(config, adapter, lengths.val, checkpointing=False)
+    kept = settings.prefix_cache
+    validation = total_work(config, adapter, lengths.val, checkpointing=False, prefix_cache=kept)
     looked = validation.tower if adapter.tower else 0.0
     one_way = validation.forward + validation.attention / 3 + validation.head / 2 + looked
     epoch = (work.epoch + one_way) / speed

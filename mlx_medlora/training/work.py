@@ -11,12 +11,13 @@ from mlx_medlora.training.shapes import AdapterShape, RowShape, lora_widths
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs of one row. Frozen features and a frozen prefix are paid once a run, the rest each epoch.
+    """FLOPs of one row. Frozen features and a kept prefix are paid once a run, the rest each epoch.
 
     tower: forward through tower and projector; tower_backward: where SigLIP is trained; prefix: forward
-    through the layers below the first trained one; forward, backward: the other layers' frozen matrices;
-    attention: scores and sums of values, both ways; lora: the low-rank updates, both ways; head: logits at
-    supervised tokens, both ways; recomputed: what gradient checkpointing adds.
+    through the layers below the first trained one where its result is kept, otherwise part of forward;
+    forward, backward: the other layers' frozen matrices; attention: their scores and sums of values, both
+    ways; lora: the low-rank updates, both ways; head: logits at supervised tokens, both ways; recomputed:
+    what gradient checkpointing adds.
     """
 
     tower: float = 0
@@ -31,7 +32,7 @@ class Work:
 
     @property
     def epoch(self) -> float:
-        """What each epoch pays whatever is cached."""
+        """What each epoch pays beside what is kept."""
         parts = asdict(self)
         once = parts["tower"] if not self.tower_backward else 0
         return sum(parts.values()) - once - self.prefix
@@ -44,17 +45,27 @@ class Work:
         return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
-def row_work(config: ModelConfig, adapter: AdapterShape, row: RowShape, *, checkpointing: bool) -> Work:
-    """FLOPs of training on one row, its padding left out."""
+def row_work(
+    config: ModelConfig,
+    adapter: AdapterShape,
+    row: RowShape,
+    *,
+    checkpointing: bool,
+    prefix_cache: bool = False,
+) -> Work:
+    """FLOPs of training on one row, its padding left out.
+
+    Layers below the first trained one are a prefix with `prefix_cache`, and without it part of each forward.
+    """
     text = config.text
     last, first = text.num_hidden_layers - 1, adapter.first
-    prefix = forward = backward = attention = recomputed = 0.0
+    below = forward = backward = attention = recomputed = 0.0
     for layer in range(text.num_hidden_layers):
         queries = row.targets if layer == last else row.tokens
         matrices = counts.layer_flops(text, row.tokens, queries)
         scores = counts.attention_flops(text, row.tokens, queries)
         if layer < first:
-            prefix += matrices + scores
+            below += matrices + scores
             continue
         forward += matrices
         attention += 3 * scores  # one product backward for each factor of the two forward
@@ -64,8 +75,8 @@ def row_work(config: ModelConfig, adapter: AdapterShape, row: RowShape, *, check
     return Work(
         tower=row.images * counts.tower_flops(config),
         tower_backward=row.images * _tower_backward(config, adapter),
-        prefix=prefix,
-        forward=forward,
+        prefix=below if prefix_cache else 0.0,
+        forward=forward if prefix_cache else forward + below,
         backward=backward,
         attention=attention,
         lora=_lora(config, adapter, row),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,49 @@ def test_a_model_on_disk_that_fits_as_it_is_needs_no_conversion(
 
 def test_it_says_that_nothing_fits(phantom_dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--data", str(phantom_dataset), "--tflops", "1", "--memory", "16"]
-    assert run(["plan", "--model", "medgemma-27b", *words]) == 0
-    assert "Nothing fits a machine of 16 GB" in capsys.readouterr().out
-    plan = said(capsys, "--model", "medgemma-27b", *words)
+    assert run(["plan", "--model", "medgemma-27b", *words]) == 1
+    shown = capsys.readouterr()
+    assert "peak of a step" in shown.out
+    assert "Error: nothing fits a machine of 16 GB: 9.7 of its 16 GB" in shown.err
+    assert "Hint: Shorten the longest rows" in shown.err
+    assert run(["plan", "--model", "medgemma-27b", *words, "--json"]) == 1
+    plan = json.loads(capsys.readouterr().out)
     assert (plan["fits"], plan["commands"]) == (False, [])
+
+
+def test_the_printed_command_trains_what_was_planned(
+    phantom_dataset: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("rank: 64\nlr: 1.0e-5\n")
+    words = ["--model", "medgemma-4b", "--data", str(phantom_dataset), "--tflops", "1", "--memory", "512"]
+    plan = said(capsys, *words, "--config", str(recipe), "--preset", "google-notebook", "--epochs", "2")
+    options = shlex.split(plan["commands"][-1])
+    assert {"--config", "--preset", "--epochs"} <= set(options)
+    assert options[options.index("--config") + 1] == str(recipe)
+    assert options[options.index("--preset") + 1] == "google-notebook"
+    without = said(capsys, *words)
+    assert not {"--config", "--preset"} & set(shlex.split(without["commands"][-1]))
+
+
+@pytest.mark.parametrize("wanted", ["on", "off"])
+@pytest.mark.parametrize("memory", ["16", "512"])
+def test_checkpointing_that_was_asked_for_is_planned_and_repeated(
+    wanted: str, memory: str, phantom_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", "medgemma-4b", "--data", str(phantom_dataset), "--tflops", "1", "--memory", memory]
+    plan = said(capsys, *words, "--grad-checkpoint", wanted)
+    assert plan["checkpointing"] == (wanted == "on")
+    assert f"--grad-checkpoint {wanted}" in plan["commands"][-1]
+
+
+def test_without_checkpointing_less_fits_and_it_says_so(
+    phantom_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", "medgemma-27b", "--data", str(phantom_dataset), "--tflops", "1", "--memory", "30"]
+    assert said(capsys, *words)["checkpointing"]
+    assert run(["plan", *words, "--grad-checkpoint", "off"]) == 1
+    assert "Hint: Leave out --grad-checkpoint off, shorten" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
