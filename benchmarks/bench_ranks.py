@@ -54,7 +54,8 @@ def main() -> None:
         options = ["--pairs", str(given.pairs), "--updates", str(given.updates), "--scratch", scratch]
         command = [sys.executable, __file__, *options]
         ranks = [subprocess.Popen(command, env=environment(rank, Path(scratch))) for rank in range(2)]
-        if any([process.wait() for process in ranks]):
+        statuses = [process.wait() for process in ranks]
+        if any(statuses):
             raise SystemExit("a rank failed")
 
 
