@@ -8,14 +8,20 @@ import mlx.core as mx
 import psutil
 
 SHARE = 0.75  # of the machine's memory, where the device names no working set of its own
-_CACHE = 8  # one part of the usable memory may lie in MLX's cache of freed buffers
+CACHE = 10**9  # bytes of freed buffers that MLX may keep for reuse
 
 
 def usable_memory() -> int:
-    """Bytes that a run may use: Metal's recommended working set, or else three quarters of all memory."""
+    """Bytes that a run's arrays may take: Metal's recommended working set less MLX's cache, or else three
+    quarters of all memory: the CPU backend has no cache.
+    """
     if mx.metal.is_available():
-        return int(mx.device_info()["max_recommended_working_set_size"])
+        return _working_set() - CACHE
     return int(psutil.virtual_memory().total * SHARE)
+
+
+def _working_set() -> int:
+    return int(mx.device_info()["max_recommended_working_set_size"])
 
 
 @lru_cache(maxsize=1)
@@ -27,6 +33,5 @@ def prepare() -> None:
     """
     if not mx.metal.is_available():
         return
-    limit = usable_memory()
-    mx.set_wired_limit(limit)
-    mx.set_cache_limit(limit // _CACHE)
+    mx.set_wired_limit(_working_set())
+    mx.set_cache_limit(CACHE)

@@ -28,8 +28,8 @@ def metal(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 def test_memory_is_wired_within_the_working_set_and_the_cache_is_capped(metal: list[tuple[str, int]]) -> None:
     device.prepare()
     device.prepare()
-    assert metal == [("wired", 24_000_000_000), ("cache", 3_000_000_000)]
-    assert device.usable_memory() == 24_000_000_000
+    assert metal == [("wired", 24_000_000_000), ("cache", 1_000_000_000)]
+    assert device.usable_memory() == 23_000_000_000
 
 
 def test_elsewhere_nothing_is_told_and_three_quarters_count(monkeypatch: pytest.MonkeyPatch) -> None:

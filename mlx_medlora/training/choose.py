@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from mlx_medlora.device import CACHE
 from mlx_medlora.gemma.config import ModelConfig, Quantization
 from mlx_medlora.training.lengths import Lengths
 from mlx_medlora.training.memory import predict_memory
@@ -13,7 +14,6 @@ from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.shapes import RowShape, adapter_shape, longest_batch
 
 _SMALL = 36 * GB  # up to this size macOS recommends two thirds for the GPU, above it three quarters
-CACHE = 1 * GB  # freed buffers that MLX keeps for reuse, beside its peak
 
 
 @dataclass(frozen=True)
