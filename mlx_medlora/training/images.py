@@ -71,7 +71,7 @@ def look(
 
 def _share(examples: Sequence[Example], found: ImageFeatures, ranks: Ranks) -> None:
     """Let each rank compute its share and write it for the others; without a store each computes all."""
-    if ranks.size == 1 or found.store is None:
+    if ranks.size == 1 or ranks.any(found.store is None) or found.store is None:
         return
     files = list(dict.fromkeys(image for example in examples for image in example.images))
     found.fill(ranks.rows(files))
