@@ -4,8 +4,8 @@
 
 Starts its two ranks itself, as mlx.launch does: that program waits for its ranks in a loop that keeps a core
 busy, and there are two. The two take turns in the same processes: while the first rank trains alone
-the second sleeps. The model is random, 6 layers of 512; a batch is 4 rows of about 220 tokens, 12 of them
-supervised, on features that are computed already.
+the second sleeps. The model is random, the reference step's text stack; a batch is 4 rows of 221 tokens, 12
+of them supervised, on features that are computed already.
 """
 
 from __future__ import annotations
@@ -115,6 +115,7 @@ def trainer(ranks: Ranks) -> Trainer:
     mx.random.seed(0)
     config = geometry()
     model = build(config)
+    mx.eval(model.parameters())  # a compiled step would draw them again in every update
     attach(model, SETTINGS.lora, seed=0)
     model.train()
     features = FeatureCache({IMAGE: mx.random.normal((SOFT, config.text.hidden_size))})
@@ -123,16 +124,17 @@ def trainer(ranks: Ranks) -> Trainer:
 
 
 def geometry() -> ModelConfig:
-    kinds = ("sliding_attention",) * 5 + ("full_attention",)
+    """The text stack of the reference step (reference.py), and a tower that is not used."""
+    kinds = tuple("full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(8))
     text = TextConfig(
-        vocab_size=8192,
+        vocab_size=65_536,
         hidden_size=512,
         intermediate_size=2048,
         num_hidden_layers=len(kinds),
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=128,
-        query_pre_attn_scalar=128,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=64,
+        query_pre_attn_scalar=64,
         sliding_window=512,
         layer_types=kinds,
     )
@@ -148,9 +150,9 @@ def geometry() -> ModelConfig:
         text=text,
         vision=vision,
         mm_tokens_per_image=SOFT,
-        image_token_id=8000,
-        boi_token_id=8001,
-        eoi_token_id=8002,
+        image_token_id=65_000,
+        boi_token_id=65_001,
+        eoi_token_id=65_002,
         dtype="float32",
     )
 
@@ -158,7 +160,7 @@ def geometry() -> ModelConfig:
 def example(index: int, config: ModelConfig) -> Example:
     words = np.random.default_rng(index).integers(10, 7000, 154)
     ids = [2, config.boi_token_id, *[config.image_token_id] * SOFT, config.eoi_token_id, *words]
-    supervised = np.arange(len(ids)) >= len(ids) - 3
+    supervised = np.arange(len(ids)) >= len(ids) - 12
     return Example(np.array(ids, dtype=np.int32), supervised, (IMAGE,), str(index), f"row {index}")
 
 
