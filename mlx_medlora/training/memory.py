@@ -17,9 +17,9 @@ from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.shapes import AdapterShape, StepShape
 
 LOGITS = 1 << 26  # most logits in one piece, as in `loss.py`
-# Arrays as large as the logits that the head's two passes allocate before the first is free again. In fp32 on
-# the CPU the exponential is a polynomial in several kernels (7: what measured peaks leave for the logits of 192
-# supervised tokens); else logits, their fp32 copy, exponentials, probabilities, gradient and its cast.
+# Arrays as large as the logits that the head's two passes allocate before the first is free again. In fp32
+# on the CPU the exponential is a polynomial in several kernels (7: what measured peaks leave for the logits
+# of 192 supervised tokens); else logits, their fp32 copy, exponentials, probabilities, gradient and its cast.
 _LOGIT_COPIES = {4: 7, 2: 6}
 
 

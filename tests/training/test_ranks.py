@@ -21,9 +21,9 @@ from mlx_medlora.training.run import run_training
 from mlx_medlora.training.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
-# Five rows in batches of four and one: shares of two and two, one and none. AdamW divides a gradient by its own
-# size, so where one is nearly zero, rounding shows in the adapter, scaled by the rate: at 2e-4, twice this one,
-# one element of 256 was 1.04e-6 off.
+# Five rows in batches of four and one: shares of two and two, one and none. AdamW divides a gradient by
+# its own size, so where one is nearly zero, rounding shows in the adapter, scaled by the rate: at 2e-4,
+# twice this one, one element of 256 was 1.04e-6 off.
 SETTINGS = TrainSettings(
     epochs=2, batch_size=4, accumulate=2, rank=2, warmup=0.0, dropout=0.0, checkpoint_every=0, lr=1e-4
 )
