@@ -60,11 +60,12 @@ def measure(given: dict[str, Any]) -> tuple[int, int]:
     from mlx_medlora.gemma.model import build
     from mlx_medlora.lora.layers import attach
     from mlx_medlora.training.batches import collate
+    from mlx_medlora.training.buckets import costliest
     from mlx_medlora.training.examples import Example
     from mlx_medlora.training.features import FeatureCache
     from mlx_medlora.training.memory import predict_memory
     from mlx_medlora.training.settings import TrainSettings
-    from mlx_medlora.training.shapes import adapter_shape, longest_batch, row_shapes
+    from mlx_medlora.training.shapes import adapter_shape, row_shapes
     from mlx_medlora.training.step import Stepper
 
     size = {name: given.get(name, value) for name, value in GEOMETRY.items()}
@@ -93,7 +94,7 @@ def measure(given: dict[str, Any]) -> tuple[int, int]:
     ids = rng.integers(10, 1000, (settings.batch_size, size["length"])).astype(np.int32)
     supervised = np.arange(size["length"]) >= size["length"] - size["answer"]
     rows = [Example(row, supervised, (), str(i), str(i)) for i, row in enumerate(ids)]
-    shape = longest_batch(row_shapes(rows), settings.batch_size)
+    shape = costliest(row_shapes(rows), settings.batch_size)
     on = settings.grad_checkpoint == "on"
     predicted = predict_memory(config, adapter_shape(config, settings), settings, shape, checkpointing=on)
     stepper = Stepper(model, settings, total=10)

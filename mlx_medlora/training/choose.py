@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from mlx_medlora.device import CACHE
 from mlx_medlora.gemma.config import ModelConfig, Quantization
+from mlx_medlora.training.buckets import costliest
 from mlx_medlora.training.lengths import Lengths
 from mlx_medlora.training.memory import predict_memory
 from mlx_medlora.training.plan import GB
 from mlx_medlora.training.settings import TrainSettings
-from mlx_medlora.training.shapes import RowShape, adapter_shape, longest_batch
+from mlx_medlora.training.shapes import RowShape, adapter_shape
 
 _SMALL = 36 * GB  # up to this size macOS recommends two thirds for the GPU, above it three quarters
 
@@ -65,7 +66,7 @@ def peak(
     config: ModelConfig, settings: TrainSettings, rows: Sequence[RowShape], *, checkpointing: bool
 ) -> int:
     """Predicted peak in bytes, for the longest rows together."""
-    step = longest_batch(rows, settings.batch_size)
+    step = costliest(rows, settings.batch_size)
     shape = adapter_shape(config, settings)
     return predict_memory(config, shape, settings, step, checkpointing=checkpointing).peak
 

@@ -31,7 +31,7 @@ class Memory(StrictModel):
     holds; adapter: trained parameters and AdamW's two moments, fp32; batch: features or pixels and masks of a
     batch; activations: kept for the backward pass; backward: what it allocates itself at its peak; logits: at
     supervised tokens; update: gradients and the new values beside the old; summed: gradients of earlier
-    batches of the same update.
+    batches, or parts of one, of the same update.
     """
 
     text: int
@@ -99,7 +99,7 @@ def predict_memory(
         backward=backward,
         logits=logits,
         update=5 * gradients,  # gradients, clipped ones, new values, two new moments
-        summed=gradients if settings.accumulate > 1 else 0,
+        summed=gradients if settings.accumulate > 1 or step.parts > 1 else 0,
         tower_trained=trained,
     )
 

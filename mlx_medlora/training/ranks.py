@@ -57,8 +57,15 @@ class Ranks:
         return self.rank == 0
 
     def rows(self, items: Sequence[Item]) -> list[Item]:
-        """This rank's share of a batch's rows: every size-th, so that shares differ by one row at most."""
-        return list(items[self.rank :: self.size])
+        """This rank's share of `items`: every size-th."""
+        return [items[place] for place in self.places(len(items))]
+
+    def places(self, rows: int, before: int = 0) -> range:
+        """Which of a batch's `rows` are this rank's: every size-th, so that shares differ by one at most.
+
+        `before`: rows of the same update that have been shared out, so that their shares differ by no more.
+        """
+        return range((self.rank - before) % self.size, rows, self.size)
 
     def refuse_small(self, batch_size: int) -> None:
         """Raise InputError where some rank would never have a row."""

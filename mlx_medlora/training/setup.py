@@ -19,10 +19,11 @@ from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder, load_processor
 from mlx_medlora.lora.adapter import BaseModelId
 from mlx_medlora.lora.layers import attach
+from mlx_medlora.training.buckets import costliest
 from mlx_medlora.training.examples import Example, build_examples
 from mlx_medlora.training.memory import predict_memory
 from mlx_medlora.training.settings import TrainSettings
-from mlx_medlora.training.shapes import adapter_shape, longest_batch, row_shapes
+from mlx_medlora.training.shapes import adapter_shape, row_shapes
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def recomputes(setup: Setup, settings: TrainSettings, ranks: int = 1) -> bool:
     if settings.grad_checkpoint != "auto":
         return settings.grad_checkpoint == "on"
     config = setup.model.config.model_copy(update={"dtype": str(setup.model.dtype).removeprefix("mlx.core.")})
-    step = longest_batch(row_shapes(setup.train), -(-settings.batch_size // ranks))
+    step = costliest(row_shapes(setup.train), settings.batch_size, ranks)
     shape = adapter_shape(config, settings)
     return predict_memory(config, shape, settings, step, checkpointing=False).step_peak > usable_memory()
 

@@ -138,10 +138,8 @@ class Stepper:
     def _keys(self, step: int, part: int, batch: Batch) -> Keys | None:
         if self.settings.dropout == 0:
             return None
-        rank, size = self.ranks.rank, self.ranks.size  # a row has its place in the whole batch
-        rows = range(rank, rank + size * len(batch.case_ids), size)
         seen = None if batch.arrays.pixels is None else batch.images
-        return batch_keys(self.settings.seed, step, part, rows, seen)
+        return batch_keys(self.settings.seed, step, part, batch.places, seen)
 
     def _found(self, parameters: Tree, arrays: Arrays, keys: Keys | None) -> _Sums:
         """Traced: this batch's loss and gradients."""

@@ -15,13 +15,15 @@ from mlx.utils import tree_flatten
 
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma.model import Base
-from mlx_medlora.training.batches import Batch, Below, Buckets, collate
+from mlx_medlora.training.batches import Batch, Below, collate
+from mlx_medlora.training.buckets import Buckets
 from mlx_medlora.training.events import Epoch, Event, Listener, Plan, Step
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import ImageSource
 from mlx_medlora.training.loss import answer_loss
 from mlx_medlora.training.ranks import ALONE, Ranks
 from mlx_medlora.training.settings import TrainSettings
+from mlx_medlora.training.shapes import row_shapes
 from mlx_medlora.training.step import Stepper, Update, refuse_broken
 
 Kind = Literal["best", "last"]
@@ -109,8 +111,8 @@ class Trainer:
         batches = math.ceil(len(train) / settings.batch_size)
         self.total = math.ceil(batches / settings.accumulate) * settings.epochs
         self.stepper = Stepper(model, settings, self.total, ranks=ranks, recompute=recompute)
-        self.buckets = Buckets(train, settings.batch_size)
-        self.val_buckets = Buckets(val, settings.batch_size)
+        self.buckets = Buckets(row_shapes(train), settings.batch_size)
+        self.val_buckets = Buckets(row_shapes(val), settings.batch_size)
         self.started = perf_counter()
         self.rows_done = self.steps_done = 0  # by this process, since `started`
 
@@ -162,17 +164,25 @@ class Trainer:
 
         Raises MedloraError naming the update and the cases where loss or gradient is not a number.
         """
-        batches = [self._collated(examples, self.buckets) for examples in window]
+        batches = list(self._collated(window, self.buckets))
         done = self.stepper.update(batches, self.outcome.steps, epoch)
         rows = sum(len(examples) for examples in window)
         self.outcome.steps, self.steps_done = self.outcome.steps + 1, self.steps_done + 1
         self.rows_done += rows
         return self._report(epoch, done, rows)
 
-    def _collated(self, examples: Sequence[Example], buckets: Buckets) -> Batch | None:
-        """This rank's rows of a batch, padded as the whole of it is; None where it has no row."""
-        own, shape = self.ranks.rows(examples), buckets.shape(examples)
-        return collate(own, self.features, self.model.config, shape, self.below) if own else None
+    def _collated(self, window: Sequence[Sequence[Example]], buckets: Buckets) -> Iterator[Batch | None]:
+        """This rank's rows of each part of the window's batches, padded as the whole part is; or None."""
+        before = 0
+        for examples in window:
+            rows = row_shapes(examples)
+            for part in buckets.parts(rows):
+                shape = buckets.shape([rows[place] for place in part])
+                places = self.ranks.places(len(part), before)
+                own = [examples[part[place]] for place in places]
+                config = self.model.config
+                yield collate(own, self.features, config, shape, self.below, places) if own else None
+                before += len(part)
 
     def _report(self, epoch: int, done: Update, rows: int) -> Step:
         elapsed = perf_counter() - self.started
@@ -219,8 +229,9 @@ class Trainer:
         self.model.eval()
         nll, tokens = 0.0, 0
         for indices in self.val_buckets.in_order():
-            batch = self._collated([self.val[index] for index in indices], self.val_buckets)
-            if batch is not None:
+            for batch in self._collated([[self.val[index] for index in indices]], self.val_buckets):
+                if batch is None:
+                    continue
                 own_loss = answer_loss(self.model, batch.arrays, first=self.stepper.first)
                 nll, tokens = nll + float(own_loss), tokens + batch.supervised
                 refuse_broken("validation loss", nll, f"epoch {epoch}", batch.case_ids)

@@ -170,6 +170,7 @@ def test_shares_differ_by_one_row_at_most() -> None:
         rank.rank, rank.size = number, 3
     assert [rank.rows([10, 11, 12, 13, 14]) for rank in ranks] == [[10, 13], [11, 14], [12]]
     assert ranks[2].rows([10]) == []
+    assert [list(rank.places(2, before=1)) for rank in ranks] == [[], [0], [1]]
     with pytest.raises(InputError, match="--batch-size 2 is shared by 3 ranks"):
         ranks[0].refuse_small(2)
 
