@@ -49,7 +49,7 @@ class Arrays(NamedTuple):
 class Batch:
     """Arrays, how many supervised tokens they hold, the cases they were made of, the images of each.
 
-    `places` are those of its rows among the rows of all ranks.
+    It holds those rows of part `part` of an update that are in `shard`, whose `places` in the part these are.
     """
 
     arrays: Arrays
@@ -57,6 +57,8 @@ class Batch:
     case_ids: tuple[str, ...]
     images: tuple[int, ...]
     places: tuple[int, ...]
+    part: int = 0
+    shard: int = 0
 
 
 def collate(
@@ -66,10 +68,12 @@ def collate(
     shape: Shape | None = None,
     below: Below | None = None,
     places: Sequence[int] | None = None,
+    part: int = 0,
+    shard: int = 0,
 ) -> Batch:
     """Put `examples` into one batch, in their order, padded to `shape` or else to the longest.
 
-    `places`: which rows of a batch that ranks share these are; all, unless they are given.
+    `places`, `part` and `shard` are as in `Batch`: by default it is the whole of a single part.
     With `below` it holds what enters the first trained layer, and no images.
     """
     shape = shape or Shape(max(len(e) for e in examples), max(e.targets for e in examples))
@@ -100,4 +104,4 @@ def collate(
     )
     cases, counts = tuple(e.case_id for e in examples), tuple(len(e.images) for e in examples)
     own = tuple(range(len(examples)) if places is None else places)
-    return Batch(arrays, sum(e.targets for e in examples), cases, counts, own)
+    return Batch(arrays, sum(e.targets for e in examples), cases, counts, own, part, shard)

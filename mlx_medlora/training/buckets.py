@@ -127,8 +127,16 @@ class Buckets:
         return 1 - sum(row.tokens for row in self.rows) / places
 
 
-def costliest(rows: Sequence[RowShape], batch_size: int, ranks: int = 1) -> StepShape:
-    """The part of an epoch over `rows` that holds most positions, as one of `ranks` sees it.
+def places(rows: int, shard: int, shards: int, before: int = 0) -> range:
+    """Which of a part's `rows` are in `shard`: every shards-th, so that shards differ by one at most.
+
+    `before`: rows of the same update that are in shards already, so that whole updates differ by no more.
+    """
+    return range((shard - before) % shards, rows, shards)
+
+
+def costliest(rows: Sequence[RowShape], batch_size: int, shards: int = 1) -> StepShape:
+    """The part of an epoch over `rows` that holds most positions, as one of `shards` sees it.
 
     Its `parts` are the most of any batch.
     """
@@ -137,6 +145,6 @@ def costliest(rows: Sequence[RowShape], batch_size: int, ranks: int = 1) -> Step
         {part for batch in batches for part in batch},
         key=lambda part: (part.positions, part.targets, part.images),
     )
-    own = -(-most.rows // ranks)
-    targets, images = most.targets // most.rows * own, -(-most.images // ranks)
+    own = -(-most.rows // shards)
+    targets, images = most.targets // most.rows * own, -(-most.images // shards)
     return StepShape(own, most.length, targets, images, max(len(batch) for batch in batches))

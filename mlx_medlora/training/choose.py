@@ -66,7 +66,7 @@ def peak(
     config: ModelConfig, settings: TrainSettings, rows: Sequence[RowShape], *, checkpointing: bool
 ) -> int:
     """Predicted peak in bytes, for the longest rows together."""
-    step = costliest(rows, settings.batch_size)
+    step = costliest(rows, settings.batch_size, settings.shards or 1)
     shape = adapter_shape(config, settings)
     return predict_memory(config, shape, settings, step, checkpointing=checkpointing).peak
 
@@ -94,9 +94,10 @@ def ladder(config: ModelConfig, settings: TrainSettings, lengths: Lengths) -> It
     """
     configs = _precisions(config)
     rows = (*lengths.train, *lengths.val)
-    sizes = [n for n in range(1, settings.batch_size + 1) if settings.batch_size % n == 0]
+    least = settings.shards or 1
+    sizes = [n for n in range(least, settings.batch_size + 1) if settings.batch_size % n == 0]
     always = settings.grad_checkpoint == "on"
-    steps = [(configs[0], 1, True)] if settings.grad_checkpoint == "auto" else []
+    steps = [(configs[0], sizes[0], True)] if settings.grad_checkpoint == "auto" else []
     steps += [(configs[0], size, always) for size in sizes]
     steps += [(one, settings.batch_size, always) for one in configs[1:]]
     for one, size, checkpointing in steps:

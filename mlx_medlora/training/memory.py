@@ -31,7 +31,7 @@ class Memory(StrictModel):
     holds; adapter: trained parameters and AdamW's two moments, fp32; batch: features or pixels and masks of a
     batch; activations: kept for the backward pass; backward: what it allocates itself at its peak; logits: at
     supervised tokens; update: gradients and the new values beside the old; summed: gradients of earlier
-    batches, or parts of one, of the same update.
+    batches, or parts of one, of the same update, and of shards.
     """
 
     text: int
@@ -89,6 +89,7 @@ def predict_memory(
     activations, backward = _activations(config, adapter, settings, step, checkpointing, w)
     logits = _LOGIT_COPIES[w] * kept.FP32 * min(LOGITS, step.targets * config.text.vocab_size)
     gradients = kept.FP32 * adapter.parameters
+    shards, parts = settings.shards or 1, settings.accumulate > 1 or step.parts > 1
     return Memory(
         text=sizes.text + kept.FP32 * adapter.saved,
         tower=sizes.tower,
@@ -99,7 +100,7 @@ def predict_memory(
         backward=backward,
         logits=logits,
         update=5 * gradients,  # gradients, clipped ones, new values, two new moments
-        summed=gradients if settings.accumulate > 1 or step.parts > 1 else 0,
+        summed=gradients * (2 * shards if shards > 1 else int(parts)),
         tower_trained=trained,
     )
 

@@ -82,7 +82,7 @@ def make_plan(
     Raises InputError where a target names no layer.
     """
     adapter = adapter_shape(config, settings)
-    step = costliest(lengths.train, settings.batch_size)
+    step = costliest(lengths.train, settings.batch_size, settings.shards or 1)
     memory = predict_memory(config, adapter, settings, step, checkpointing=checkpointing)
     kept = settings.prefix_cache
     work = total_work(config, adapter, lengths.train, checkpointing=checkpointing, prefix_cache=kept)

@@ -26,6 +26,7 @@ from mlx_medlora.training.ranks import Ranks
 from mlx_medlora.training.record import RunRecord, describe_data, other_versions, record, versions
 from mlx_medlora.training.resume import (
     RECOMPUTE,
+    SHARDED,
     accepted,
     find,
     identity,
@@ -115,7 +116,7 @@ def run_training(
     anyway = accepted(resume_anyway, resume)
     ranks = Ranks.join()
     with ranks.together():
-        ranks.refuse_small(settings.batch_size)
+        ranks.refuse_small(settings.batch_size, settings.shards)
         work = Workplace.open(output, resume=resume) if ranks.first else None
         with ending(work, again), Stop(quiet=not ranks.first) as stop:
             job = _Job(
@@ -147,8 +148,10 @@ def _train(
         images = look(setup, job.features, job.ranks, listeners, found_images)
         if below is not None:
             fill_prefix(below, setup, job.ranks, listeners)
-    recompute = _recompute(job, setup, found)
-    now = identity(job.settings, setup.base, about, job.dtype) | {RECOMPUTE: recompute}
+    shards = _shards(job, found)
+    recompute = _recompute(job, setup, found, shards)
+    chosen = {RECOMPUTE: recompute, SHARDED: shards}
+    now = identity(job.settings, setup.base, about, job.dtype) | chosen
     job.ranks.refuse_unlike(now)
     keeper = CheckpointKeeper(job.work, job.settings, setup.base, now, versions(), job.ranks, job.stop, start)
     trainer = Trainer(
@@ -164,6 +167,7 @@ def _train(
         ranks=job.ranks,
         below=below,
         recompute=recompute,
+        shards=shards,
     )
     seed_all(job.settings.seed)
     if found is not None:
@@ -189,11 +193,17 @@ def _found(job: _Job) -> tuple[Checkpoint | None, list[str]]:
     return found, remarks
 
 
-def _recompute(job: _Job, setup: Setup, found: Checkpoint | None) -> bool:
+def _shards(job: _Job, found: Checkpoint | None) -> int:
+    """In how many shards a batch is computed: as the run began, where these ranks can share them evenly."""
+    began = 1 if found is None else int(found.state.identity.get(SHARDED, 1))
+    return job.settings.shards or (job.ranks.size if began % job.ranks.size else began)
+
+
+def _recompute(job: _Job, setup: Setup, found: Checkpoint | None, shards: int) -> bool:
     """Whether layers are computed again; what `auto` once chose is kept, and is the same on all ranks."""
     if job.settings.grad_checkpoint == "auto" and found is not None and RECOMPUTE in found.state.identity:
         return bool(found.state.identity[RECOMPUTE])
-    return job.ranks.any(job.ranks.first and recomputes(setup, job.settings, job.ranks.size))
+    return job.ranks.any(job.ranks.first and recomputes(setup, job.settings, shards))
 
 
 def _complete(work: Workplace, setup: Setup, settings: TrainSettings, written: RunRecord) -> None:

@@ -57,6 +57,12 @@ class TrainSettings(LoraSettings):
     prefix_cache: bool = Field(
         False, description="With --layers last:K: keep what enters the first trained layer, computed once."
     )
+    shards: int | None = Field(
+        None,
+        gt=0,
+        description="Shares in which a batch is computed, for the same bits on any number of ranks that "
+        "divides it; by default as many as there are ranks when the run begins.",
+    )
     patience: int | None = Field(
         None, gt=0, description="Stop after so many epochs without a lower validation loss."
     )

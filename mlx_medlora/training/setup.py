@@ -102,15 +102,15 @@ def _refuse_changing_prefix(settings: TrainSettings, config: ModelConfig) -> Non
         )
 
 
-def recomputes(setup: Setup, settings: TrainSettings, ranks: int = 1) -> bool:
+def recomputes(setup: Setup, settings: TrainSettings, shards: int = 1) -> bool:
     """Whether layers are computed a second time for the backward pass; `auto`: where a step would not fit.
 
-    A rank of `ranks` has its share of a batch.
+    One of `shards` of a batch is computed at a time.
     """
     if settings.grad_checkpoint != "auto":
         return settings.grad_checkpoint == "on"
     config = setup.model.config.model_copy(update={"dtype": str(setup.model.dtype).removeprefix("mlx.core.")})
-    step = costliest(row_shapes(setup.train), settings.batch_size, ranks)
+    step = costliest(row_shapes(setup.train), settings.batch_size, shards)
     shape = adapter_shape(config, settings)
     return predict_memory(config, shape, settings, step, checkpointing=False).step_peak > usable_memory()
 

@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.training.batches import Batch, Below, collate
-from mlx_medlora.training.buckets import Buckets
+from mlx_medlora.training.buckets import Buckets, Shape, places
 from mlx_medlora.training.events import Epoch, Event, Listener, Plan, Step
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import ImageSource
@@ -95,8 +95,11 @@ class Trainer:
         ranks: Ranks = ALONE,
         below: Below | None = None,
         recompute: bool | None = None,
+        shards: int | None = None,
     ) -> None:
-        """Raises InputError for an empty training set, or patience without validation."""
+        """Each batch is computed in `shards`, one for each rank by default.
+
+        Raises InputError for an empty training set, or patience without validation."""
         if not train:
             raise InputError("there are no training examples")
         if settings.patience is not None and not val:
@@ -110,7 +113,10 @@ class Trainer:
         self.outcome, self.place = Outcome(), Place()
         batches = math.ceil(len(train) / settings.batch_size)
         self.total = math.ceil(batches / settings.accumulate) * settings.epochs
-        self.stepper = Stepper(model, settings, self.total, ranks=ranks, recompute=recompute)
+        self.shards = shards or ranks.size
+        self.stepper = Stepper(
+            model, settings, self.total, ranks=ranks, recompute=recompute, shards=self.shards
+        )
         self.buckets = Buckets(row_shapes(train), settings.batch_size)
         self.val_buckets = Buckets(row_shapes(val), settings.batch_size)
         self.started = perf_counter()
@@ -171,18 +177,21 @@ class Trainer:
         self.rows_done += rows
         return self._report(epoch, done, rows)
 
-    def _collated(self, window: Sequence[Sequence[Example]], buckets: Buckets) -> Iterator[Batch | None]:
-        """This rank's rows of each part of the window's batches, padded as the whole part is; or None."""
-        before = 0
+    def _collated(self, window: Sequence[Sequence[Example]], buckets: Buckets) -> Iterator[Batch]:
+        """This rank's shards of each part of the window's batches, padded as the whole part is."""
+        part = before = 0
         for examples in window:
             rows = row_shapes(examples)
-            for part in buckets.parts(rows):
-                shape = buckets.shape([rows[place] for place in part])
-                places = self.ranks.places(len(part), before)
-                own = [examples[part[place]] for place in places]
-                config = self.model.config
-                yield collate(own, self.features, config, shape, self.below, places) if own else None
-                before += len(part)
+            for together in buckets.parts(rows):
+                shape = buckets.shape([rows[place] for place in together])
+                for shard in self.ranks.shards(self.shards):
+                    own = places(len(together), shard, self.shards, before)
+                    if own:
+                        yield self._collate([examples[together[i]] for i in own], shape, own, part, shard)
+                part, before = part + 1, before + len(together)
+
+    def _collate(self, own: list[Example], shape: Shape, at: range, part: int, shard: int) -> Batch:
+        return collate(own, self.features, self.model.config, shape, self.below, at, part, shard)
 
     def _report(self, epoch: int, done: Update, rows: int) -> Step:
         elapsed = perf_counter() - self.started
@@ -230,8 +239,6 @@ class Trainer:
         nll, tokens = 0.0, 0
         for indices in self.val_buckets.in_order():
             for batch in self._collated([[self.val[index] for index in indices]], self.val_buckets):
-                if batch is None:
-                    continue
                 own_loss = answer_loss(self.model, batch.arrays, first=self.stepper.first)
                 nll, tokens = nll + float(own_loss), tokens + batch.supervised
                 refuse_broken("validation loss", nll, f"epoch {epoch}", batch.case_ids)

@@ -115,6 +115,7 @@ OTHER = {
     "weight_decay": 0.4,
     "clip": 0.7,
     "patience": 9,
+    "shards": 2,
     "max_length": 333,
     "seed": 11,
     "checkpoint_every": 2.5,

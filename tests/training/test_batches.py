@@ -93,7 +93,7 @@ def test_a_batch_of_unlike_rows_is_computed_in_the_fewest_parts() -> None:
     assert made.parts(made.rows) == [[0], [1, 2], [3, 4, 5]]
     assert made.parts(made.rows[1:3]) == [[0, 1]]
     assert costliest(made.rows, 6) == (1, 900, 3, 0, 3)
-    assert costliest([RowShape(50, 2, 1)] * 8, 6, ranks=4) == (2, 50, 4, 2, 1)
+    assert costliest([RowShape(50, 2, 1)] * 8, 6, shards=4) == (2, 50, 4, 2, 1)
 
 
 def test_rows_of_near_lengths_change_partners() -> None:
