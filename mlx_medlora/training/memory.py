@@ -123,19 +123,19 @@ def _activations(
         return kept.text_layer(text, kinds, adapter.rank, settings.dropout, w, n, queries, step.length)
 
     trained = range(adapter.first, last + 1)
-    layers = [layer(index) for index in trained]
-    stream = w * text.hidden_size * n  # the hidden states between layers
-    backward = kept.text_backward(text, w, n, step.length) if len(layers) > 1 else 0
     tower = _tower(config, adapter, settings, step, w)
-    if not checkpointing:
-        return stream + sum(layers) + tower, backward
-    held = [
-        kept.checkpointed_layer(text, adapter.text.get(i, ()), w, n, step.targets if i == last else n)
-        for i in trained
-    ]
-    whole = any("down_proj" in kinds for kinds in adapter.text.values())
-    forward = kept.text_forward(text, w, n, step.length) if whole else 0
-    return sum(held) + tower, backward + forward + max(layers)
+    if checkpointing:
+        held = [
+            kept.checkpointed_layer(text, adapter.text.get(i, ()), w, n, step.targets if i == last else n)
+            for i in trained
+        ]
+        kinds = max(adapter.text.values(), key=len, default=())
+        again = kept.text_again(text, kinds, adapter.rank, settings.dropout, w, n, step.length)
+        return sum(held) + tower, again
+    stream = w * text.hidden_size * n  # the hidden states between layers
+    layers = [layer(index) for index in trained]
+    backward = kept.text_backward(text, w, n, step.length) if len(layers) > 1 else 0
+    return stream + sum(layers) + tower, backward
 
 
 def _tower(
