@@ -37,8 +37,8 @@ def main() -> int:
     parser.add_argument("end", choices=("oldest", "newest"))
     parser.add_argument("--keep", type=Path, metavar="DIR", help="Make the environment here, and leave it.")
     parser.add_argument("--only-install", action="store_true", help="Make the environment, run nothing.")
-    parser.add_argument("pytest", nargs="*", help="What pytest is given, after --.")
-    chosen = parser.parse_args()
+    ours, theirs = split(sys.argv[1:])
+    chosen = parser.parse_args(ours)
     with tempfile.TemporaryDirectory() as scratch:
         place = chosen.keep or Path(scratch) / "env"
         python = place / "bin" / "python"
@@ -47,9 +47,15 @@ def main() -> int:
         print_versions(python)
         if chosen.only_install:
             return 0
-        given = chosen.pytest or ["-m", "not slow"]
+        command = [python, "-m", "pytest", *(theirs or ["-m", "not slow"])]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        return subprocess.run([python, "-m", "pytest", *given], cwd=ROOT, env=environment, check=False).returncode
+        return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+
+
+def split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before `--`, and what behind it."""
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:place], arguments[place + 1 :]
 
 
 def install(place: Path, python: Path, end: str, scratch: Path) -> None:
