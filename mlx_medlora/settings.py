@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,17 +51,26 @@ def _key_lines(path: Path) -> dict[int | str, int]:
     return {} if node is None else {key.value: key.start_mark.line + 1 for key, _ in node.value}
 
 
-def describe(error: ValidationError) -> str:
-    """One sentence for each fault: the key, what was wrong and the value that was given."""
+def _plain(value: object) -> str:
+    return f"{value!r:.80}"
+
+
+def describe(
+    error: ValidationError, *, value: Callable[[object], str] = _plain, name: Callable[[str], str] = repr
+) -> str:
+    """One sentence for each fault: the key, what was wrong and the value that was given.
+
+    `value` and `name` write a given value, and a key that is not known.
+    """
     parts = []
     for fault in error.errors():
         key = ".".join(str(piece) for piece in fault["loc"]) or "settings"
         if fault["type"] == "extra_forbidden":
-            parts.append(f"unknown option {key!r}")
+            parts.append(f"unknown option {name(key)}")
         elif fault["type"] == "missing":
             parts.append(f"{key} is missing")
         else:
-            parts.append(f"{key}: {fault['msg']} (got {fault['input']!r:.80})")
+            parts.append(f"{key}: {fault['msg']} (got {value(fault['input'])})")
     return "; ".join(parts)
 
 

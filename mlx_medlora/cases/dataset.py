@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from mlx_medlora import privacy
 from mlx_medlora.cases.rows import read_jsonl
 from mlx_medlora.cases.schema import Case, parse_case
 from mlx_medlora.errors import InputError
@@ -26,6 +27,7 @@ class Dataset:
     @classmethod
     def open(cls, directory: str | Path) -> Dataset:
         """Open a dataset directory. Raises InputError where it is none or has no split."""
+        privacy.cases_read()
         root = Path(directory)
         if not root.exists():
             raise InputError("no such dataset directory", path=root, hint=_HINT)
@@ -105,10 +107,10 @@ class Dataset:
             image, exists = self._real_root, False
         place = self.root / case.where.rsplit(":", 1)[0] if case.line else self.root
         if not image.is_relative_to(self._real_root):
-            message = f"the image {relative!r} lies outside the dataset directory"
+            message = f"the image {privacy.named(relative)} lies outside the dataset directory"
             raise InputError(message, path=place, line=case.line)
         if not exists:
-            message = f"the image {relative!r} of case {case.id!r} does not exist"
+            message = f"the image {privacy.named(relative)} of case {case.id!r} does not exist"
             raise InputError(message, path=place, line=case.line)
         return image
 

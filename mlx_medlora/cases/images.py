@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mlx_medlora import privacy
 from mlx_medlora.errors import InputError
 
 MAX_PIXELS = 150_000_000  # a 12,000 x 12,000 tile; larger files are slides or decompression bombs
@@ -42,7 +43,8 @@ def open_image(path: Path) -> Image.Image:
     except UnidentifiedImageError as error:
         raise InputError("not an image of a known kind (PNG, JPEG, TIFF)", path=path, hint=_HINT) from error
     except (OSError, *_DAMAGE) as error:
-        raise InputError(f"the image is damaged or cut short: {error}", path=path, hint=_HINT) from error
+        told = privacy.reason(error)
+        raise InputError(f"the image is damaged or cut short: {told}", path=path, hint=_HINT) from error
 
 
 def _check_file(path: Path) -> None:

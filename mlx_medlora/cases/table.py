@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
 
+from mlx_medlora import privacy
 from mlx_medlora.cases.card import INSTRUCTION, Label, answer, case_text
 from mlx_medlora.cases.schema import Case, Metadata, Severity, Text, faults, refuse_escape
 from mlx_medlora.cases.table_files import CSV_KINDS, BadRow, Row, read_rows
@@ -34,7 +35,7 @@ PlainText = Annotated[Text, BeforeValidator(_plain)]
 class TableRow(BaseModel):
     """One row in the table's columns; further columns are kept as metadata."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
 
     id: PlainText
     modality: Text
@@ -111,6 +112,7 @@ def read_table(path: Path, find_image: Callable[[str], Path]) -> list[SourceCase
 
     Raises one InputError that lists all bad rows with their lines.
     """
+    privacy.cases_read()
     rows = read_rows(path)
     _check_columns(rows, path)
     sources: list[SourceCase] = []
@@ -175,11 +177,13 @@ def _raise_all(problems: list[tuple[int, str]], path: Path) -> None:
     if not problems:
         return
     if len(problems) == 1:
-        raise InputError(problems[0][1], path=path, line=problems[0][0])
+        line, text = problems[0]
+        raise InputError(text, path=path, line=line, hint=privacy.hint(text))
     listed = [f"  line {line}: {text}" for line, text in problems[:_LISTED_FAULTS]]
     if len(problems) > _LISTED_FAULTS:
         listed.append(f"  and {len(problems) - _LISTED_FAULTS} more")
-    raise InputError("\n".join([f"{len(problems)} rows are wrong:", *listed]), path=path)
+    message = "\n".join([f"{len(problems)} rows are wrong:", *listed])
+    raise InputError(message, path=path, hint=privacy.hint(message))
 
 
 def _one_or_list(names: tuple[str, ...]) -> str | list[str] | None:

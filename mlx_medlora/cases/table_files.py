@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_medlora import privacy
 from mlx_medlora.cases.rows import parse_json, read_jsonl, read_text
 from mlx_medlora.errors import InputError
 
@@ -81,7 +82,9 @@ def _header(cells: list[str], path: Path, line: int) -> list[str]:
     names = ["_".join(cell.lower().split()) for cell in cells]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or "" in names:
-        what = f"names the column {twice[0]!r} twice" if any(twice) else "has a column without a name"
+        # a table without a header has a case in its place
+        column = privacy.named(cells[names.index(twice[-1])]) if any(twice) else ""
+        what = f"names the column {column} twice" if column else "has a column without a name"
         raise InputError(f"the header {what}", path=path, line=line)
     return names
 

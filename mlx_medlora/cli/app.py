@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mlx_medlora import __version__
+from mlx_medlora import __version__, network, privacy
 from mlx_medlora.cli import (
     bench,
     convert,
@@ -75,6 +75,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return errors.say(error)
     finally:
         out.reset()
+        network.forbid(False)
+        privacy.forget()
     if status == errors.INTERRUPTED:  # Typer turns Ctrl-C into this status
         return errors.say(KeyboardInterrupt())
     return status if isinstance(status, int) else 0

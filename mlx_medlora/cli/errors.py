@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from typer import Abort, TyperException
 
+from mlx_medlora import privacy
 from mlx_medlora.errors import MedloraError
 
 DEBUG = "MEDLORA_DEBUG"
@@ -60,6 +61,9 @@ def _interrupt(error: BaseException) -> Report:
 def _unexpected(error: BaseException) -> Report:
     text = " ".join(str(error).split()) or "no message"
     hint = f"Run it again with {DEBUG}=1 to see where, and report it with that output."
+    if privacy.may_hold_cases():
+        text = f"its message is {privacy.HIDDEN}, it may repeat case text"
+        hint += " --verbose-cases shows the message: read it before you pass it on."
     return Report(f"internal error: {type(error).__name__}: {text}", hint, 1)
 
 
@@ -83,11 +87,31 @@ def report(error: BaseException) -> Report:
     raise error
 
 
+def trace(error: BaseException) -> str:
+    """The traceback: places and lines of source, no variables; messages where they may be shown.
+
+    What was caught on the way may repeat case text too, as pydantic's errors do: of a chain only our own
+    messages are told then.
+    """
+    if not privacy.may_hold_cases():
+        return "".join(traceback.format_exception(error)).rstrip()
+    told: list[str] = []
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        message = str(one) if isinstance(one, MedloraError) else f"({privacy.HIDDEN})"
+        places = "".join(traceback.format_tb(one.__traceback__))
+        told.append(f"Traceback (most recent call last):\n{places}{type(one).__qualname__}: {message}")
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    return "\n\nand then:\n\n".join(reversed(told))
+
+
 def say(error: BaseException) -> int:
     """Print the report on `error` to stderr, its traceback first where asked for; return the status."""
     found = report(error)
     if os.environ.get(DEBUG):
-        traceback.print_exception(error, file=sys.stderr)
+        print(trace(error), file=sys.stderr)
     print(f"Error: {found.message}", file=sys.stderr)
     if found.hint:
         print(f"Hint: {found.hint}", file=sys.stderr)

@@ -14,7 +14,9 @@ from mlx_medlora.cli.options import (
     Json,
     Model,
     NoFeatures,
+    Offline,
     Output,
+    VerboseCases,
     examples,
     feature_settings,
 )
@@ -52,6 +54,8 @@ def evaluate(
     features: FeaturesAt = None,
     features_limit: FeaturesLimit = None,
     no_features: NoFeatures = False,
+    offline: Offline = False,
+    verbose_cases: VerboseCases = False,
     json: Json = False,
 ) -> None:
     """Measure a model on one split of a dataset.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mlx_medlora.cli.options import Json, Model, Output, examples
+from mlx_medlora.cli.options import Json, Model, Offline, Output, VerboseCases, examples
 from mlx_medlora.cli.output import out
 from mlx_medlora.errors import MedloraError
 
@@ -51,6 +51,8 @@ def fuse(
         float, typer.Option(min=0, max=1, help="Largest share of answers that packing may change.")
     ] = 0.02,
     anyway: Annotated[bool, typer.Option("--anyway", help="Write the result even past that share.")] = False,
+    offline: Offline = False,
+    verbose_cases: VerboseCases = False,
     json: Json = False,
 ) -> None:
     """Merge an adapter into its base: a model of its own.

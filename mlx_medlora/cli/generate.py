@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlx_medlora.cli.options import Adapter, Json, Model, examples
+from mlx_medlora.cli.options import Adapter, Json, Model, Offline, VerboseCases, examples
 from mlx_medlora.cli.output import out
 
 EXAMPLES = examples(
@@ -33,6 +33,8 @@ def generate(
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the sampling, where --temperature is above 0.")] = 0,
+    offline: Offline = False,
+    verbose_cases: VerboseCases = False,
     json: Json = False,
 ) -> None:
     """Answer one prompt about any number of images. Research tool, not a medical device."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mlx_medlora import network, privacy
 from mlx_medlora.errors import InputError
 from mlx_medlora.features.settings import FeatureSettings
 from mlx_medlora.settings import validate
@@ -25,6 +26,36 @@ Adapter = Annotated[
 Data = Annotated[Path, typer.Option("--data", help="Dataset directory that `prepare` wrote.", metavar="DIR")]
 Output = Annotated[
     Path, typer.Option("--output", help="Where to write; must not exist or be empty.", metavar="DIR")
+]
+
+
+def _show_cases(wanted: bool) -> bool:
+    privacy.show_cases(wanted)
+    return wanted
+
+
+VerboseCases = Annotated[
+    bool,
+    typer.Option(
+        "--verbose-cases",
+        callback=_show_cases,
+        help="Let messages quote case text, and unexpected errors say all they know.",
+    ),
+]
+
+
+def _stay_offline(wanted: bool) -> bool:
+    network.forbid(wanted)
+    return wanted
+
+
+Offline = Annotated[
+    bool,
+    typer.Option(
+        "--offline",
+        callback=_stay_offline,
+        help=f"Download nothing: a hub id must be in the hub's cache. {network.OFFLINE}=1 does the same.",
+    ),
 ]
 
 _FIELDS = FeatureSettings.model_fields

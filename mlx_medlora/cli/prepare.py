@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlx_medlora.cli.options import Json, Output, examples
+from mlx_medlora.cli.options import Json, Output, VerboseCases, examples
 from mlx_medlora.cli.output import out
 from mlx_medlora.errors import InputError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 EXAMPLES = examples(
     "mlx-medlora prepare cases.csv --images scans/ --output my_dataset",
     "mlx-medlora prepare cases.jsonl --images scans/ --output my_dataset --val 0.2 --test 0.1 --seed 7",
+    "mlx-medlora prepare cases.csv --images scans/ --output my_dataset --verbose-cases",
     "mlx-medlora prepare --phantoms 600 --test 200 --output phantoms",
 )
 
@@ -46,6 +47,7 @@ def prepare(
         float, typer.Option(min=0.0, help="Cases held out for a test: a share below 1, or how many.")
     ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the split, and of the phantoms.")] = 0,
+    verbose_cases: VerboseCases = False,
     json: Json = False,
 ) -> None:
     """Turn a table of cases and images into a dataset.

@@ -17,6 +17,8 @@ from mlx_medlora.cli.options import (
     Json,
     Model,
     NoFeatures,
+    Offline,
+    VerboseCases,
     examples,
     feature_settings,
 )
@@ -88,6 +90,8 @@ def train(
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Do not ask before --prefix-cache takes disk space.")
     ] = False,
+    offline: Offline = False,
+    verbose_cases: VerboseCases = False,
     json: Json = False,
     **flags: Any,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from mlx_medlora.errors import InputError, MedloraError, NoSpace
 from mlx_medlora.files import disk_is_full
+from mlx_medlora.network import OFFLINE, is_offline
 
 EMBEDDED = "tiny-medgemma"
 _ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -30,8 +31,9 @@ def resolve(path_or_hub_id: str | Path, *, offline: bool = False) -> Path:
 def locate(path_or_hub_id: str | Path, *, offline: bool = False) -> Source:
     """Find a model by local path, by the name `tiny-medgemma`, or on the hub (downloading what is missing).
 
-    A directory that exists wins over the other two. With `offline`, only what an earlier download
-    left in the hub's cache is used. What looks like a path is never sent to the hub.
+    A directory that exists wins over the other two. With `offline`, --offline or HF_HUB_OFFLINE,
+    only what an earlier download left in the hub's cache is used. What looks like a path is never sent
+    to the hub.
     Raises InputError for models that are not there or may not be read (with what to do about it),
     MedloraError where the hub cannot be reached or the transfer breaks, NoSpace where the disk is full.
     """
@@ -49,7 +51,7 @@ def locate(path_or_hub_id: str | Path, *, offline: bool = False) -> Source:
             path=name or "''",
             hint=f"Give a directory, a hub id such as google/medgemma-4b-it, or {EMBEDDED}.",
         )
-    return _from_hub(name, offline)
+    return _from_hub(name, offline or is_offline())
 
 
 def _embedded() -> Path:
@@ -125,7 +127,7 @@ def _not_cached(repo: str, offline: bool) -> MedloraError:
     if offline or is_offline_mode():
         return InputError(
             f"{repo} is not completely in the hub's cache, and downloads are off",
-            hint="Run once with the network on (without --offline or HF_HUB_OFFLINE), or give a directory.",
+            hint=f"Run once with the network on (without --offline or {OFFLINE}), or give a directory.",
         )
     return MedloraError(
         f"the hub could not be reached for {repo}, and it is not completely in the cache",
