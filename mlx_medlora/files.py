@@ -32,10 +32,11 @@ def refuse_nonempty(target: Path) -> None:
 
 
 @contextmanager
-def atomic_directory(target: Path) -> Iterator[Path]:
+def atomic_directory(target: Path, *, private: bool = False) -> Iterator[Path]:
     """Yield a new directory beside `target`; rename it to `target` when the block ends well.
 
-    On any exception the new directory is removed and `target` stays as it was.
+    On any exception the new directory is removed and `target` stays as it was. `private`: what may hold
+    something of patients is for the user alone (0700, files 0600), whatever the umask.
     Raises InputError where `target` exists and is not an empty directory or its parent cannot be
     written, NoSpace where the disk is full.
     """
@@ -44,16 +45,37 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     with plain_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-        work.chmod(0o777 & ~_umask())  # mkdtemp gives 0700: what is written here may be for others to read
+        if not private:
+            work.chmod(0o777 & ~_umask())  # mkdtemp gives 0700: what is written here is for others too
     try:
         with plain_os_errors(target):
             yield work
+            if private:
+                keep_private(work)
             sync_tree(work)
             os.replace(work, target)
             sync_path(target.parent)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def keep_private(path: Path) -> None:
+    """Give a file, or a directory with all that is in it, to its owner alone: 0600, directories 0700."""
+    if not path.is_dir():
+        path.chmod(0o600)
+        return
+    path.chmod(0o700)
+    for folder, directories, names in os.walk(path):
+        for name in directories:
+            (Path(folder) / name).chmod(0o700)
+        for name in names:
+            (Path(folder) / name).chmod(0o600)
+
+
+def private_opener(name: str, flags: int) -> int:
+    """For `open(..., opener=private_opener)`: a file that is made is its owner's alone."""
+    return os.open(name, flags, 0o600)
 
 
 def _umask() -> int:

@@ -3,11 +3,12 @@
     python scripts/check_dependency_ranges.py oldest
     python scripts/check_dependency_ranges.py newest -- tests/gemma tests/lora -m "not slow"
 
-`oldest` takes the lowest release that pyproject.toml admits of mlx, mlx-lm, transformers and peft, `newest` the
-newest that the registry has within the range. All else, torch above all, stays at constraints.txt's versions,
-but for what these four bring with them. mlx-vlm, which asks for newer ones, is left out of `oldest`: its tests
-skip. What stands after `--` goes to pytest, by default `-m "not slow"`. Needs Python 3.11 and the network; the
-environment goes to a temporary directory, or stays in --keep DIR for another turn. Exits as pytest does.
+`oldest` takes the lowest release that pyproject.toml admits of mlx, mlx-lm, transformers and peft, `newest`
+the newest that the registry has within the range. All else, torch above all, stays at constraints.txt's
+versions, but for what these four bring with them. mlx-vlm asks for newer ones and is left out of `oldest`:
+its tests skip. What stands after `--` goes to pytest, by default `-m "not slow"`. Needs Python 3.11 and the
+network. The environment goes to a temporary directory, or stays in --keep DIR for another turn. Exits as
+pytest does.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import os
 import subprocess
 import sys
 import tempfile
-import tomllib
 import venv
 from pathlib import Path
 
+import tomllib
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 

@@ -20,10 +20,10 @@ def write_dataset(
 ) -> Statistics:
     """Write rows (.jsonl and .json), images, dataset_stats.json and README.md to a new directory.
 
-    `readme` is Markdown above the table of counts. Raises InputError where `output` exists and is not empty,
-    NoSpace where the disk is full; then nothing is left behind.
+    `readme` is Markdown above the table of counts. Only the user may read what is written. Raises InputError
+    where `output` exists and is not empty, NoSpace where the disk is full; then nothing is left behind.
     """
-    with atomic_directory(output) as work:
+    with atomic_directory(output, private=True) as work:
         write_images(work / IMAGES)
         return write_rows(work, splits, readme)
 

@@ -118,7 +118,7 @@ def write_evaluation(output: Path, evaluation: Evaluation, about: dict[str, Any]
 
     `output` is complete or absent. Raises InputError where it exists and is not an empty directory.
     """
-    with atomic_directory(output) as work:
+    with atomic_directory(output, private=True) as work:
         write_jsonl(work / "predictions.jsonl", (asdict(p) for p in evaluation.predictions))
         write_json(work / "scorecard.json", {**evaluation.scorecard.model_dump(mode="json"), "about": about})
 

@@ -108,6 +108,6 @@ def _left_padded(part: mx.array, lengths: Sequence[int]) -> mx.array:
 
 
 def _copied(state: dict[str, Any]) -> dict[str, Any]:
-    # All attributes: what `state` holds differs between mlx-lm's releases (0.31 has its place in `meta_state`).
+    # All attributes: what `state` holds differs between mlx-lm's releases (0.31 has `meta_state` beside it).
     # It writes into its arrays in place: a new array object keeps the old content.
     return {name: part[...] if isinstance(part, mx.array) else part for name, part in state.items()}

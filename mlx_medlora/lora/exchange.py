@@ -52,7 +52,7 @@ def export_adapter(directory: Path, output: Path, *, before_4_52: bool = False) 
     refuse_nonempty(output)
     config = read_adapter_config(directory)
     adapter = Adapter(config, read_own_tensors(directory / WEIGHTS, config))
-    with atomic_directory(output) as work:
+    with atomic_directory(output, private=True) as work:
         write_peft(work, adapter, before_4_52=before_4_52)
         (work / CARD).write_text(model_card(directory, config), encoding="utf-8")
     return _exchanged(directory, output, "mlx-medlora", "PEFT", adapter)
@@ -75,7 +75,7 @@ def import_adapter(directory: Path, output: Path, model: str | None = None) -> E
     refuse_other_base(named, mine, source, directory)
     base = BaseModelId(id=named.id, fingerprint=mine, source=source)
     adapter = Adapter(adapter.config.model_copy(update={"base": base}), adapter.tensors)
-    with atomic_directory(output) as work:
+    with atomic_directory(output, private=True) as work:
         write_adapter(work, adapter)
     return _exchanged(directory, output, kind, "mlx-medlora", adapter)
 

@@ -80,7 +80,7 @@ def fuse(
     settings = settings_for(requantise, group_size, merged.dtype)
     packing = Packing(merged, settings.quantization, settings.dtype)
     about = {"adapter": {"name": adapter.resolve().name, "base": found.config.base.model_dump()}}
-    with atomic_directory(output) as work:
+    with atomic_directory(output, private=True) as work:
         written = write_model(work, source, merged, packing, settings, about=about, progress=progress)
         if check is not None:
             check(work)

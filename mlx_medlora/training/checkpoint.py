@@ -27,7 +27,7 @@ from pydantic import Field, ValidationError
 from safetensors.numpy import load, save
 
 from mlx_medlora.errors import InputError
-from mlx_medlora.files import sha256, sync_tree, write_json
+from mlx_medlora.files import keep_private, sha256, sync_tree, write_json
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.lora.adapter import WEIGHTS
 from mlx_medlora.settings import StrictModel
@@ -91,12 +91,14 @@ def write_checkpoint(target: Path, fill: Callable[[Path], None], state: State, t
     """
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    partial.mkdir(mode=0o700)
     fill(partial)
     files = sorted(path for path in partial.rglob("*") if path.is_file())
     hashes = {path.relative_to(partial).as_posix(): sha256(path) for path in files}
     write_json(partial / TIMES, times.model_dump(mode="json"))
     write_json(partial / STATE, state.model_copy(update={"files": hashes}).model_dump(mode="json"))
+    keep_private(partial)
     sync_tree(partial)
     put(partial, target)
     _check(target)

@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_medlora.errors import Interrupted
+from mlx_medlora.files import keep_private
 from mlx_medlora.lora.adapter import CONFIG, WEIGHTS, BaseModelId, save_adapter
 from mlx_medlora.training import checkpoint
 from mlx_medlora.training.checkpoint import BEST, MOMENTS, RANDOM, Checkpoint, State, Times
@@ -171,6 +172,7 @@ class CheckpointKeeper:
             if best is not None:
                 partial = directory / f".{name}.partial"
                 partial.write_bytes(found.files[name if here else f"{BEST}/{name}"])
+                keep_private(partial)
                 os.replace(partial, directory / name)
 
 

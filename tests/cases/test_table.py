@@ -58,10 +58,8 @@ def test_several_images_no_image_and_empty_optional_cells(tmp_path):
 def test_a_cell_may_span_lines_and_later_lines_still_count_right(tmp_path):
     text = f'{HEADER}\na,mri,,50,F,"Mass,\nlarge",Biopsy,CORRECT,,,\nb,mri,,50,F,Mass,Biopsy,NO,,,\n'
     said = message(tmp_path / "t.csv", text)
-    assert (
-        said
-        == f"{tmp_path / 't.csv'}:4: label: the label must be ERROR or CORRECT (got a text of 2 characters, not shown)"
-    )
+    told = "label: the label must be ERROR or CORRECT (got a text of 2 characters, not shown)"
+    assert said == f"{tmp_path / 't.csv'}:4: {told}"
 
 
 def test_all_bad_rows_are_listed_together(tmp_path):
