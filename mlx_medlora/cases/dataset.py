@@ -9,6 +9,7 @@ from pathlib import Path
 from mlx_medlora import privacy
 from mlx_medlora.cases.rows import read_jsonl
 from mlx_medlora.cases.schema import Case, parse_case
+from mlx_medlora.cases.source import DataSource, read_source
 from mlx_medlora.errors import InputError
 from mlx_medlora.files import sha256
 
@@ -66,6 +67,10 @@ class Dataset:
         if not cases:
             raise InputError(f"the split {split!r} is empty", path=path, hint=_HINT)
         return cases
+
+    def source(self) -> DataSource | None:
+        """The mark of where the data comes from, None without one. Raises InputError where it is damaged."""
+        return read_source(self.root)
 
     def refuse_shared_ids(self) -> None:
         """Raise InputError, with file and line, for an id that stands in two splits."""

@@ -48,6 +48,8 @@ def export(
 
     done = export_adapter(adapter, output, before_4_52=before_4_52)
     out.result(done.model_dump(mode="json"), str(done), f"Wrote {output}")
+    if done.warning:
+        out.warning(done.warning)
 
 
 def import_(
@@ -70,3 +72,5 @@ def import_(
 
     done = import_adapter(directory, output, model)
     out.result(done.model_dump(mode="json"), str(done), f"Wrote {output}")
+    if done.warning:
+        out.warning(done.warning)

@@ -83,6 +83,8 @@ def fuse(
         )
     said = report.model_dump(mode="json") | {"drift": measured[0].model_dump() if measured else None}
     out.result(said, str(report), *map(_sentence, measured), f"Wrote {output}")
+    if report.warning:
+        out.warning(report.warning)
 
 
 def _measure(
