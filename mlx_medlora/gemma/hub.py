@@ -49,9 +49,16 @@ def locate(path_or_hub_id: str | Path, *, offline: bool = False) -> Source:
         raise InputError(
             "no such model directory",
             path=name or "''",
-            hint=f"Give a directory, a hub id such as google/medgemma-4b-it, or {EMBEDDED}.",
+            hint=_path_hint(name),
         )
     return _from_hub(name, offline or is_offline())
+
+
+def _path_hint(name: str) -> str:
+    owner = name.partition("/")[0]
+    if name.count("/") == 1 and owner not in ("", ".", "~") and Path(owner).is_dir():
+        return f"There is a directory {owner!r} here, so this is no hub id: ask for one in another directory."
+    return f"Give a directory, a hub id such as google/medgemma-4b-it, or {EMBEDDED}."
 
 
 def _embedded() -> Path:
@@ -66,7 +73,9 @@ def _embedded() -> Path:
 
 def _looks_like_path(name: str) -> bool:
     owner, _, model = name.partition("/")
-    return name.startswith((".", "~")) or name.count("/") != 1 or "\\" in name or not owner or not model
+    if name.startswith((".", "~")) or name.count("/") != 1 or "\\" in name or not owner or not model:
+        return True
+    return Path(owner).is_dir()  # `models/mine` beside a directory `models` is no question for the hub
 
 
 def _from_hub(repo: str, offline: bool) -> Source:

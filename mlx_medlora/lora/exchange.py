@@ -65,7 +65,8 @@ def export_adapter(directory: Path, output: Path, *, before_4_52: bool = False) 
 def import_adapter(directory: Path, output: Path, model: str | None = None) -> Exchanged:
     """Write the adapter in `directory`, of PEFT, mlx-lm or mlx-vlm, as one of this toolkit.
 
-    `model` is its base (directory or hub id); without it, the base that the adapter names. Only the
+    `model` is its base (directory or hub id); without it, the base that the adapter names, if it is here or
+    in the hub's cache. Only the
     base's configuration and headers are read. Raises InputError for whatever does not bind, a base that
     is not found, and an `output` that is not empty.
     """
@@ -100,11 +101,11 @@ def _base_directory(directory: Path, model: str | None) -> Path:
         named = (
             read_adapter_config(directory).base.id if kind == "mlx-medlora" else convention(directory).model
         )
-    hint = "Give the base with --model: a directory or a hub id."
+    hint = "Give the base with --model: a directory, or a hub id to be downloaded."
     if not named or named == "unknown":
         raise InputError("does not say which model it was trained on", path=path, hint=hint)
     try:
-        return resolve(named)
+        return resolve(named, offline=True)  # what a stranger's adapter names is not downloaded unasked
     except InputError as error:
         message = f"its base {named!r} is not to be had: {error}"
         raise InputError(message, path=path, hint=hint) from error
