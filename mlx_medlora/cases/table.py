@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, fi
 
 from mlx_medlora.cases.card import INSTRUCTION, Label, answer, case_text
 from mlx_medlora.cases.schema import Case, Metadata, Severity, Text, faults, refuse_escape
-from mlx_medlora.cases.table_files import CSV_KINDS, BadRow, Row, read_rows
+from mlx_medlora.cases.table_files import CSV_KINDS, MAX_COLUMNS, BadRow, Row, read_rows
 from mlx_medlora.errors import InputError
 
 REQUIRED_COLUMNS = ("id", "modality", "image", "age", "gender", "finding", "treatment", "label")
@@ -21,6 +21,7 @@ UNSPECIFIED = "unspecified"  # the error type of an ERROR row whose table gives 
 
 _NEVER_EMPTY = ("id", "modality", "finding", "treatment", "label")
 _LISTED_FAULTS = 20
+_MOST_FAULTS = 1000  # reading stops there: it is another file than was meant
 
 
 def _plain(value: object) -> object:
@@ -117,6 +118,8 @@ def read_table(path: Path, find_image: Callable[[str], Path]) -> list[SourceCase
     problems: list[tuple[int, str]] = []
     lines: dict[str, int] = {}
     for line, row in rows:
+        if len(problems) == _MOST_FAULTS:
+            break
         try:
             case = _parse(row)
             if case.id in lines:
@@ -125,7 +128,7 @@ def read_table(path: Path, find_image: Callable[[str], Path]) -> list[SourceCase
             sources.append(SourceCase(case, tuple(find_image(name) for name in case.image_paths), line))
         except ValidationError as error:
             problems.append((line, faults(error)))
-        except (InputError, ValueError) as error:
+        except (InputError, ValueError, OSError) as error:  # OSError: an image's name that no disk takes
             problems.append((line, str(error)))
     _raise_all(problems, path)
     return sources
@@ -154,6 +157,8 @@ def _check_columns(rows: list[Row], path: Path) -> None:
     names = {name for _, row in rows if isinstance(row, dict) and not is_card_row(row) for name in row}
     if not names:
         return
+    if len(names) > MAX_COLUMNS:
+        raise InputError(f"the rows name {len(names):,} different columns", path=path, line=rows[0][0])
     needed = REQUIRED_COLUMNS if path.suffix.lower() in CSV_KINDS else _NEVER_EMPTY
     lacking = [name for name in needed if name not in names]
     known = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
@@ -179,7 +184,8 @@ def _raise_all(problems: list[tuple[int, str]], path: Path) -> None:
     listed = [f"  line {line}: {text}" for line, text in problems[:_LISTED_FAULTS]]
     if len(problems) > _LISTED_FAULTS:
         listed.append(f"  and {len(problems) - _LISTED_FAULTS} more")
-    raise InputError("\n".join([f"{len(problems)} rows are wrong:", *listed]), path=path)
+    count = f"{len(problems)}{' or more' if len(problems) == _MOST_FAULTS else ''}"
+    raise InputError("\n".join([f"{count} rows are wrong:", *listed]), path=path)
 
 
 def _one_or_list(names: tuple[str, ...]) -> str | list[str] | None:
