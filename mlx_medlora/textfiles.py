@@ -42,10 +42,10 @@ def read_text(path: Path, limit: int = SETTINGS_BYTES) -> str:
     Raises InputError for a larger file and, with the line, for text that is not UTF-8 or holds NUL.
     """
     with open_regular(path) as stream:
-        content = stream.read(limit + 1)
-    if len(content) > limit:
-        size = path.stat().st_size
-        raise InputError(f"the file has {size:,} bytes; {limit:,} is the most that is read", path=path)
+        size = os.fstat(stream.fileno()).st_size
+        if size > limit:
+            raise InputError(f"the file has {size:,} bytes; {limit:,} is the most that is read", path=path)
+        content = stream.read(size)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
