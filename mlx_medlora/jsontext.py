@@ -45,7 +45,9 @@ def parse_element(text: str, start: int, path: Path, line: int) -> tuple[Any, in
 def refuse_many_values(text: str, path: Path, line: int | None, values: int) -> None:
     """Raise InputError where JSON holds more than `values` values, before they take memory."""
     if text.count(",") + text.count("[") + text.count("{") > values:
-        raise InputError(f"JSON is nested too deeply, or holds more than {values:,} values", path=path, line=line)
+        raise InputError(
+            f"JSON is nested too deeply, or holds more than {values:,} values", path=path, line=line
+        )
 
 
 @contextmanager

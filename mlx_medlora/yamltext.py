@@ -39,7 +39,9 @@ def _refuse_odd_events(text: str, path: Path) -> None:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise InputError("anchors and aliases are not read here; write the value out", path=path, line=line)
+            raise InputError(
+                "anchors and aliases are not read here; write the value out", path=path, line=line
+            )
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise InputError("YAML is nested too deeply", path=path, line=line)

@@ -96,7 +96,7 @@ def say(error: BaseException) -> int:
 
 
 def printable(text: str) -> str:
-    """`text` as a terminal may show it: what an input put into a message moves no cursor and fills no screen."""
+    """`text` as a terminal may show it: what an input put there moves no cursor and fills no screen."""
     lines = text.split("\n")
     lines = [*lines[:_LINES], "..."] if len(lines) > _LINES else lines
     return "\n".join(_one_line(line) for line in lines)

@@ -76,7 +76,9 @@ def refuse_odd_rules(tokenizer: Any, directory: Path) -> None:
             if "Regex" in rule or longest > _REPLACEMENT:
                 what = "a regular expression" if "Regex" in rule else f"a replacement of {longest} characters"
                 path = directory / _VOCABULARIES[0]
-                raise InputError(f"the tokenizer uses {what}, which Gemma's does not", path=path, hint=_REFETCH)
+                raise InputError(
+                    f"the tokenizer uses {what}, which Gemma's does not", path=path, hint=_REFETCH
+                )
 
 
 def refuse_odd_images(images: Any, config: ModelConfig, directory: Path) -> None:

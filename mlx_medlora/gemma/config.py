@@ -140,7 +140,7 @@ def refuse_code(raw: dict[str, Any], path: Path) -> None:
     """Raise InputError for settings that name Python code of the checkpoint's own."""
     if raw.get("auto_map"):
         raise InputError(
-            f"auto_map names code to run ({str(raw['auto_map']):.80}); no code of a checkpoint is run here",
+            f"auto_map names code to run ({raw['auto_map']!s:.80}); no code of a checkpoint is run here",
             path=path,
             hint="MedGemma needs none: use its own files.",
         )
