@@ -1,4 +1,4 @@
-"""YAML from strangers: one mapping of plain values, without tags, anchors, or depth beyond what options need."""
+"""YAML from strangers: one mapping of plain values, without tags, anchors and deep nesting."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def _refuse_odd_events(text: str, path: Path) -> None:
 
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1
+        mark = event.start_mark
+        line = None if mark is None else mark.line + 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise InputError(
                 "anchors and aliases are not read here; write the value out", path=path, line=line

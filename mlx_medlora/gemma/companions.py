@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer, image processor and chat template, which may be a stranger's: what is not used."""
+"""What is refused in a checkpoint's tokenizer, image processor and chat template: a stranger's perhaps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ _REFETCH = "Convert the model again from its source, which carries these files."
 class Render(Protocol):
     """Turns a conversation into text, to be continued with `prompt`."""
 
-    def __call__(self, conversation: Conversation, *, prompt: bool) -> str: ...
+    def __call__(self, conversation: Conversation, *, prompt: bool) -> str:
+        """The conversation's text."""
+        ...
 
 
 def refuse_odd_files(directory: Path) -> None:
@@ -51,7 +53,7 @@ def refuse_odd_files(directory: Path) -> None:
 
 @contextmanager
 def readable(directory: Path) -> Iterator[None]:
-    """Say what transformers cannot read, whatever it raises: its readers, and Rust below them, raise anything."""
+    """Say what transformers cannot read: its readers, and Rust below them, raise anything."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit, InputError, MemoryError):
@@ -119,7 +121,7 @@ def _renderer(template: str, tokens: tuple[tuple[str, str], ...], path: Path) ->
 
 
 def try_template(tokenizer: Any, config: ModelConfig, directory: Path) -> None:
-    """Raise InputError for a stranger's chat template that fails, or does not end, on a plain conversation."""
+    """Raise InputError for a stranger's chat template that fails, or does not end, on plain words."""
     render = renderer(tokenizer)
     if not isinstance(render, Renderer):
         return

@@ -5,7 +5,6 @@ Groups of neighbouring weights lie within a row, so quantising rows apart gives 
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -78,7 +77,7 @@ class Packing:
         self, name: str, total: mx.array, block: list[tuple[str, mx.array]]
     ) -> list[tuple[str, mx.array]]:
         """The block, unless the sum of its source says that a value is no number: sums pass that on."""
-        if not math.isfinite(total.item()):
+        if not bool(mx.isfinite(total)):
             file = self.checkpoint.stored[name].file
             raise InputError(f"the weights hold NaN or infinity: {name}", path=file)
         return block

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +74,7 @@ def _refuse_broken(part: nn.Module, directory: Path) -> None:
     held: dict[str, mx.array] = dict(tree_flatten(part.parameters()))
     sums = {name: mx.sum(array) for name, array in held.items() if array.dtype != mx.uint32}
     mx.eval(sums)
-    broken = [name for name, total in sums.items() if not math.isfinite(total.item())]
+    broken = [name for name, total in sums.items() if not bool(mx.isfinite(total))]
     if broken:
         raise InputError(f"the weights hold NaN or infinity: {names.listed(broken)}", path=directory)
 
