@@ -56,7 +56,7 @@ class Dataset:
         for line, row in read_jsonl(path):
             case = parse_case(row, path, line)
             if case.id in lines:
-                message = f"the id {case.id!r} was used on line {lines[case.id]} already"
+                message = f"the id {case.id!r:.200} was used on line {lines[case.id]} already"
                 raise InputError(message, path=path, line=line, hint="Give every case its own id.")
             lines[case.id] = line
             self.image_files(case)
@@ -105,10 +105,10 @@ class Dataset:
             image, exists = self._real_root, False
         place = self.root / case.where.rsplit(":", 1)[0] if case.line else self.root
         if not image.is_relative_to(self._real_root):
-            message = f"the image {relative!r} lies outside the dataset directory"
+            message = f"the image {relative!r:.200} lies outside the dataset directory"
             raise InputError(message, path=place, line=case.line)
         if not exists:
-            message = f"the image {relative!r} of case {case.id!r} does not exist"
+            message = f"the image {relative!r:.200} of case {case.id!r:.200} does not exist"
             raise InputError(message, path=place, line=case.line)
         return image
 

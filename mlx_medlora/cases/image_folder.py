@@ -36,13 +36,17 @@ class ImageFolder:
             raise InputError(str(error)) from error
         posix = name.replace("\\", "/")
         for candidate in dict.fromkeys((posix, posix.removeprefix("images/"))):
-            path = (self._root / candidate).resolve()
+            try:
+                path = (self._root / candidate).resolve()
+                found = path.is_file()
+            except (OSError, RuntimeError):  # a name too long, a loop of links
+                continue
             if not path.is_relative_to(self._root):
-                raise InputError(f"the image {name!r} lies outside {self._directory}")
-            if path.is_file():
+                raise InputError(f"the image {name!r:.200} lies outside {self._directory}")
+            if found:
                 self._check(path)
                 return path
-        raise InputError(f"the image {name!r} is not in {self._directory}")
+        raise InputError(f"the image {name!r:.200} is not in {self._directory}")
 
     def digest(self, path: Path) -> str:
         """SHA-256 of an image that `find` returned; files with the same bytes are the same image."""

@@ -135,9 +135,9 @@ def refuse_escape(path: str) -> None:
     """Raise ValueError for a path that is absolute or climbs out with `..`, on any operating system."""
     pure, windows = PurePosixPath(path), PureWindowsPath(path)
     if pure.is_absolute() or windows.drive or windows.root:
-        raise ValueError(f"the image path {path!r} is absolute; it must be relative")
+        raise ValueError(f"the image path {path!r:.200} is absolute; it must be relative")
     if ".." in pure.parts or ".." in windows.parts or "\0" in path:
-        raise ValueError(f"the image path {path!r} leaves its directory")
+        raise ValueError(f"the image path {path!r:.200} leaves its directory")
 
 
 def faults(error: ValidationError) -> str:

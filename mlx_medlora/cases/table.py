@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, fi
 
 from mlx_medlora.cases.card import INSTRUCTION, Label, answer, case_text
 from mlx_medlora.cases.schema import Case, Metadata, Severity, Text, faults, refuse_escape
-from mlx_medlora.cases.table_files import CSV_KINDS, MAX_COLUMNS, BadRow, Row, read_rows
+from mlx_medlora.cases.table_files import CSV_KINDS, MAX_COLUMNS, MOST_FAULTS, BadRow, Row, read_rows
 from mlx_medlora.errors import InputError
 
 REQUIRED_COLUMNS = ("id", "modality", "image", "age", "gender", "finding", "treatment", "label")
@@ -21,7 +21,6 @@ UNSPECIFIED = "unspecified"  # the error type of an ERROR row whose table gives 
 
 _NEVER_EMPTY = ("id", "modality", "finding", "treatment", "label")
 _LISTED_FAULTS = 20
-_MOST_FAULTS = 1000  # reading stops there: it is another file than was meant
 
 
 def _plain(value: object) -> object:
@@ -118,17 +117,17 @@ def read_table(path: Path, find_image: Callable[[str], Path]) -> list[SourceCase
     problems: list[tuple[int, str]] = []
     lines: dict[str, int] = {}
     for line, row in rows:
-        if len(problems) == _MOST_FAULTS:
+        if len(problems) == MOST_FAULTS:
             break
         try:
             case = _parse(row)
             if case.id in lines:
-                raise ValueError(f"the id {case.id!r} was used on line {lines[case.id]} already")
+                raise ValueError(f"the id {case.id!r:.200} was used on line {lines[case.id]} already")
             lines[case.id] = line
             sources.append(SourceCase(case, tuple(find_image(name) for name in case.image_paths), line))
         except ValidationError as error:
             problems.append((line, faults(error)))
-        except (InputError, ValueError, OSError) as error:  # OSError: an image's name that no disk takes
+        except (InputError, ValueError) as error:
             problems.append((line, str(error)))
     _raise_all(problems, path)
     return sources
@@ -184,7 +183,7 @@ def _raise_all(problems: list[tuple[int, str]], path: Path) -> None:
     listed = [f"  line {line}: {text}" for line, text in problems[:_LISTED_FAULTS]]
     if len(problems) > _LISTED_FAULTS:
         listed.append(f"  and {len(problems) - _LISTED_FAULTS} more")
-    count = f"{len(problems)}{' or more' if len(problems) == _MOST_FAULTS else ''}"
+    count = f"{len(problems)}{' or more' if len(problems) == MOST_FAULTS else ''}"
     raise InputError("\n".join([f"{count} rows are wrong:", *listed]), path=path)
 
 

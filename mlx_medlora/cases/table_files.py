@@ -27,7 +27,8 @@ class BadRow:
 CSV_KINDS = (".csv", ".tsv")
 JSONL_KINDS = (".jsonl", ".ndjson")
 JSON_KINDS = (".json",)
-MAX_ROWS = 2_000_000  # rows are held in memory until all are checked
+MAX_ROWS = 1_000_000  # rows are held in memory until all are checked
+MOST_FAULTS = 1000  # reading stops there: it is another file than was meant
 MAX_COLUMNS = 1000
 _VALUES = 4_000_000  # of a JSON array
 _NOT_OPENED = (".pkl", ".pickle", ".npy", ".npz", ".pt", ".pth", ".bin", ".parquet", ".xls", ".xlsx")
@@ -57,11 +58,16 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _bounded(rows: Iterable[Row], path: Path) -> list[Row]:
+    """The rows as a list, up to the last one that is worth a look. Raises InputError for too many."""
     held: list[Row] = []
-    for row in rows:
+    faults = 0
+    for line, value in rows:
         if len(held) == MAX_ROWS:
-            raise InputError(f"the table has more than {MAX_ROWS:,} rows", path=path, line=row[0])
-        held.append(row)
+            raise InputError(f"the table has more than {MAX_ROWS:,} rows", path=path, line=line)
+        held.append((line, value))
+        faults += not (isinstance(value, dict) and value)
+        if faults == MOST_FAULTS:
+            break
     return held
 
 

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 from mlx_medlora.errors import InputError
 from mlx_medlora.files import read_json
 from mlx_medlora.gemma.config import ModelConfig, refuse_code
-from mlx_medlora.gemma.templates import Conversation, Renderer, is_known
+from mlx_medlora.gemma.templates import MAX_BYTES, Conversation, Renderer, is_known
+from mlx_medlora.textfiles import read_text
 
 TEMPLATE = "chat_template.jinja"
 _SETTINGS = (
@@ -45,6 +46,8 @@ def refuse_odd_files(directory: Path) -> None:
             if not isinstance(raw, dict):
                 raise InputError("expected a JSON object", path=directory / name, line=1)
             refuse_code(raw, directory / name)
+    if (directory / TEMPLATE).is_file():
+        read_text(directory / TEMPLATE, MAX_BYTES)
     for path in (directory / name for name in _VOCABULARIES):
         if path.is_file() and path.stat().st_size > _VOCABULARY_BYTES:
             size = path.stat().st_size
@@ -90,6 +93,8 @@ def refuse_odd_images(images: Any, config: ModelConfig, directory: Path) -> None
     size = dict(images.size or {})
     if images.do_resize is not True or (size.get("height"), size.get("width")) != (side, side):
         raise InputError(f"resizes images to {size or None}; config.json says {side} x {side}", path=path)
+    if images.resample not in range(6):  # Pillow's filters
+        raise InputError(f"resample is {images.resample!r:.40}, which names no filter", path=path)
     if images.do_pan_and_scan:
         raise InputError("do_pan_and_scan is set: one image would become several", path=path)
     scale = [images.rescale_factor, *(images.image_mean or ()), *(images.image_std or ())]

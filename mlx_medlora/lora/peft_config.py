@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +33,8 @@ _HARMLESS = {
     "runtime_config",
     "task_type",
 }
-_MOST_PATTERNS = 4000
+_MOST_PATTERNS = 4000  # and characters of one
+_MOST_REPEATS = 10_000  # a{100}{100} takes as much memory as it says
 _KEEPS_BASE = (True, False, None, "gaussian", "orthogonal", "eva", "default")
 
 
@@ -59,7 +61,7 @@ class PeftConfig(BaseModel):
     modules_to_save: list[str] | None = None
     init_lora_weights: bool | str | None = True
 
-    _seconds: float = PrivateAttr(2.0)  # left for matching patterns; sound ones take a hundredth
+    _seconds: float = PrivateAttr(1.0)  # left for matching patterns; sound ones take a hundredth
 
     def targets(self, modules: Iterable[str]) -> list[str]:
         """Those of `modules`, named as PEFT saw them, that carry LoRA."""
@@ -168,6 +170,9 @@ def _refuse_bad_patterns(config: PeftConfig, path: Path) -> None:
     if max(map(len, [patterns, *listed])) > _MOST_PATTERNS:
         raise InputError(f"names more than {_MOST_PATTERNS:,} modules or patterns", path=path)
     for pattern in patterns:
+        repeats = prod(int(most) for most in re.findall(r"(\d{1,99})\s*\}", pattern) if int(most))
+        if repeats > _MOST_REPEATS or len(pattern) > _MOST_PATTERNS:
+            raise InputError(f"the pattern {pattern!r:.80} is too long, or repeats too much", path=path)
         try:
             re.compile(pattern)
             regex.compile(pattern)

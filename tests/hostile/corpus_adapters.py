@@ -38,6 +38,8 @@ OWN: list[tuple[str, dict[str, Any], str]] = [
     ("target as number", {"target": 5}, "target"),
 ]
 
+ENDLESS = r"(?:a|b|.|(\w)|([.])|(?P<x>.))+[!?]"  # takes a step more than twice for each letter
+
 THEIRS: list[tuple[str, dict[str, Any], str]] = [
     ("another kind", {"peft_type": "IA3"}, "peft_type is 'IA3'"),
     ("kind as list", {"peft_type": ["LORA"]}, "peft_type is"),
@@ -46,14 +48,14 @@ THEIRS: list[tuple[str, dict[str, Any], str]] = [
     ("negative rank", {"r": -1}, "r:"),
     ("alpha as text", {"lora_alpha": "big"}, "lora_alpha"),
     ("negative alpha", {"lora_alpha": -1}, "lora_alpha"),
-    ("target never ends", {"target_modules": "(.*.*)*(.*.*)*x"}, "takes too long"),
-    ("target never ends, nested", {"target_modules": "((a|[a-z_.0-9])+)+$!"}, "takes too long"),
-    ("rank pattern never ends", {"rank_pattern": {"((([a-z_.0-9])+)+)+!": 4}}, "takes too long"),
-    ("alpha pattern never ends", {"alpha_pattern": {"(([a-z_.0-9]|[a-z])+)+!": 4}}, "takes too long"),
-    ("exclude never ends", {"exclude_modules": "(([a-z_.0-9])+)+!"}, "takes too long"),
+    ("target never ends", {"target_modules": ENDLESS}, "takes too long"),
+    ("target of many stars", {"target_modules": "(.*.*)*(.*.*)*x"}, ""),
+    ("rank pattern never ends", {"rank_pattern": {ENDLESS: 4}}, "takes too long"),
+    ("alpha pattern never ends", {"alpha_pattern": {ENDLESS: 4}}, "takes too long"),
+    ("exclude never ends", {"exclude_modules": ENDLESS}, "takes too long"),
     ("target is no pattern", {"target_modules": "(q_proj"}, "not a regular expression"),
     ("pattern is none", {"rank_pattern": {"[": 4}}, "not a regular expression"),
-    ("pattern of a billion", {"target_modules": "(a{1000000000}){1000000000}"}, ""),
+    ("pattern of a billion", {"target_modules": "(a{1000000000}){1000000000}"}, "repeats too much"),
     ("target as number", {"target_modules": 7}, "target_modules"),
     ("target names nothing", {"target_modules": ["evil_proj"]}, ""),
     ("no target", {"target_modules": None}, ""),
@@ -118,12 +120,12 @@ def without_weights(source: Path, *names: str) -> Callable[[Path], list[str]]:
     """An adapter whose weights are pickles."""
 
     def build(place: Path) -> list[str]:
-        made = places.adapter(place, source)
+        places.adapter(place, source)
         for file in (place / "adapter").glob("*.safetensors"):
             file.unlink()
         for name in names:
             (place / "adapter" / name).write_bytes(b"\x80\x04cos\nsystem\n.")
-        return ["import", str(place / "adapter"), str(place / "out"), "--model", "tiny-medgemma"] or made
+        return ["import", str(place / "adapter"), str(place / "out"), "--model", "tiny-medgemma"]
 
     return build
 
@@ -179,13 +181,16 @@ CHECKPOINTS: list[tuple[str, dict[str, bytes], str]] = [
     ("no times", {"state": json.dumps(STATE).encode()}, "timings.json"),
     (
         "names a file outside",
-        {"state": json.dumps({**STATE, "files": {"../../../../etc/hostname": "0" * 64}}).encode(), "timings": TIMES},
-        "step-000001",
+        {
+            "state": json.dumps({**STATE, "files": {"../../../../etc/hostname": "0" * 64}}).encode(),
+            "timings": TIMES,
+        },
+        "state.json: damaged: it names the file",
     ),
     (
         "names a device",
         {"state": json.dumps({**STATE, "files": {"/dev/zero": "0" * 64}}).encode(), "timings": TIMES},
-        "step-000001",
+        "state.json: damaged: it names the file '/dev/zero'",
     ),
     ("empty but sound", {"state": json.dumps(STATE).encode(), "timings": TIMES}, ""),
 ]
@@ -223,7 +228,10 @@ CASES = [
         )
         for name, values, said in THEIRS
     ),
-    *(Hostile(f"mlx-lm: {name}", foreign(content), ("adapter_config.json", said)) for name, content, said in LM),
+    *(
+        Hostile(f"mlx-lm: {name}", foreign(content), ("adapter_config.json", said))
+        for name, content, said in LM
+    ),
     *(
         Hostile(
             f"{source.name} config: {name}",

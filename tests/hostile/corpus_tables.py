@@ -25,7 +25,13 @@ def after(*lines: bytes) -> bytes:
 TABLES: list[tuple[str, str, bytes, str, str]] = [
     ("NUL in CSV", "csv", after(b"b,xray,scan.png,40,F,no\0ne,rest,CORRECT"), ":3", "NUL byte"),
     ("unclosed quote", "csv", after(b'b,"xray,scan.png,40,F,none,rest,CORRECT', b"x"), ":3", "not valid CSV"),
-    ("huge field", "csv", after(b"b,xray,scan.png,40,F," + b"x" * 300_000 + b",r,CORRECT"), ":3", "field limit"),
+    (
+        "huge field",
+        "csv",
+        after(b"b,xray,scan.png,40,F," + b"x" * 300_000 + b",r,CORRECT"),
+        ":3",
+        "field limit",
+    ),
     ("huge quoted field", "csv", after(b'b,"' + b"x\n" * 200_000 + b'",a'), ":3", "field limit"),
     ("text behind a quote", "csv", after(b'b,"xray"oops,scan.png,40,F,none,rest,CORRECT'), ":3", "not valid"),
     ("100 MB line", "csv", after(b"x" * 100_000_000), ":3", "the line is too long"),
@@ -40,7 +46,7 @@ TABLES: list[tuple[str, str, bytes, str, str]] = [
     ("no label", "csv", HEAD.replace(b",label", b",verdict") + b"\n" + GOOD, ":1", "lacks the column"),
     ("Latin-1", "csv", after("b,xray,scan.png,40,F,Fälle,rest,CORRECT".encode("latin-1")), ":3", "UTF-8"),
     ("UTF-16", "csv", after(b"").decode().encode("utf-16"), ":1", ""),
-    ("two million short rows", "csv", HEAD + b"\n" + b"a\n" * 2_100_000, "", "more than 2,000,000 rows"),
+    ("two million short rows", "csv", HEAD + b"\n" + b"a\n" * 2_100_000, "", "1000 or more rows are wrong"),
     ("five thousand bad rows", "csv", HEAD + b"\n" + b"a\n" * 5000, "", "1000 or more rows are wrong"),
     ("a workbook", "xlsx", b"PK\x03\x04", "", "is not known"),
     ("a pickle", "pkl", b"\x80\x04.", "", "is not known"),
@@ -60,8 +66,9 @@ TABLES: list[tuple[str, str, bytes, str, str]] = [
     ("JSON very nested", "json", b"[" * 200_000, ":1", "nested too deeply"),
     ("JSON of 5 million", "json", b"[" + b"{}," * 5_000_000 + b"{}]", "", "holds more than"),
     ("JSON of 120 MB", "json", b'["' + b"x" * 120_000_000 + b'"]', "", "is the most that is read"),
-    ("JSON of 2000 names", "json", json.dumps([{f"c{i}": 1} for i in range(2000)]).encode(), "", "columns"),
+    ("JSON of 2000 names", "json", json.dumps([{f"c{i}": 1} for i in range(2000)]).encode(), ":1", "columns"),
     ("JSONL not JSON", "jsonl", b'{"id": 1}\n{oops', ":2", "not valid JSON"),
+    ("JSONL of empty rows", "jsonl", b"{}\n" * 3_000_000, "", "1000 or more rows are wrong"),
     ("JSONL of lists", "jsonl", b"[]\n[]", "", "expected an object, got list"),
 ]
 
@@ -80,13 +87,24 @@ CELLS: list[tuple[str, dict[str, str], str]] = [
 ]
 
 YAML: list[tuple[str, bytes, str, str]] = [
-    ("builds an object", b"lr: 1\nrank: !!python/object/apply:os.system ['id']\n", ":2", "could not determine"),
+    (
+        "builds an object",
+        b"lr: 1\nrank: !!python/object/apply:os.system ['id']\n",
+        ":2",
+        "could not determine",
+    ),
     ("builds a module", b"!!python/module:os\n", ":1", ""),
     ("another tag", b"rank: !secret 1\n", ":1", "could not determine"),
     ("an anchor", b"lr: 0.1\nrank: &a 4\n", ":2", "anchors"),
-    ("a billion laughs", b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"\n".join(
-        b"%c: &%c [%s]" % (98 + i, 98 + i, b",".join([b"*%c" % (97 + i)] * 9)) for i in range(20)
-    ), ":1", "anchors"),
+    (
+        "a billion laughs",
+        b"a: &a [x,x,x,x,x,x,x,x,x]\n"
+        + b"\n".join(
+            b"%c: &%c [%s]" % (98 + i, 98 + i, b",".join([b"*%c" % (97 + i)] * 9)) for i in range(20)
+        ),
+        ":1",
+        "anchors",
+    ),
     ("an endless alias", b"target: &a [*a]\n", ":1", "anchors"),
     ("merged keys", b"<<: {rank: 4}\n", ":1", "name of an option"),
     ("nested lists", b"target: " + b"[" * 3000, ":1", "nested too deeply"),
@@ -130,7 +148,12 @@ def png(width: int, height: int, data: bytes = b"", depth: int = 8, colour: int 
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(data))
+        + chunk(b"IEND", b"")
+    )
 
 
 def many_scans() -> bytes:
@@ -146,7 +169,12 @@ IMAGES: list[tuple[str, str, bytes, str]] = [
     ("text", "x.png", b"patient,age\n", "not an image"),
     ("HTML", "x.jpg", b"<html><script>alert(1)</script>", "not an image"),
     ("SVG", "x.svg", b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>", "not an image"),
-    ("EPS, which runs Ghostscript", "x.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+    (
+        "EPS, which runs Ghostscript",
+        "x.eps",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        "not an image",
+    ),
     ("PDF", "x.pdf", b"%PDF-1.4\n", "not an image"),
     ("DICOM", "x.dcm", b"\0" * 128 + b"DICM" + b"\0" * 100, "not an image"),
     ("a zip", "x.png", b"PK\x03\x04" + b"\0" * 60, "not an image"),
@@ -172,9 +200,18 @@ IMAGES: list[tuple[str, str, bytes, str]] = [
     ("a thousand scans", "x.jpg", many_scans(), "scans"),
     ("no such depth", "x.png", png(9, 9, b"\0" * 99, depth=3), ""),
     ("no such colour", "x.png", png(9, 9, b"\0" * 99, colour=5), ""),
-    ("text of 100 MB in a PNG", "x.png", PNG[:33] + (
-        lambda body: struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
-    )(b"k\0\0" + zlib.compress(b"x" * 100_000_000)) + PNG[33:], "damaged"),
+    (
+        "text of 100 MB in a PNG",
+        "x.png",
+        PNG[:33]
+        + (
+            lambda body: (
+                struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
+            )
+        )(b"k\0\0" + zlib.compress(b"x" * 100_000_000))
+        + PNG[33:],
+        "damaged",
+    ),
 ]
 
 
@@ -230,7 +267,9 @@ CASES = [
         for name, cells, said in CELLS
     ),
     *(
-        Hostile(f"YAML: {name}", lambda place, c=content: places.options(place, c), (f"recipe.yaml{at}: ", said))
+        Hostile(
+            f"YAML: {name}", lambda place, c=content: places.options(place, c), (f"recipe.yaml{at}: ", said)
+        )
         for name, content, at, said in YAML
         if at
     ),

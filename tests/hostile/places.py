@@ -124,7 +124,11 @@ def adapter(place: Path, source: Path = ADAPTER, **files: bytes) -> Arguments:
     """An adapter with other contents of `adapter_config` or its weights; this toolkit's, or PEFT's."""
     home = place / "adapter"
     shutil.copytree(source, home, ignore=shutil.ignore_patterns("*.md"))
-    names = {"config": "adapter_config.json", "own": "adapters.safetensors", "peft": "adapter_model.safetensors"}
+    names = {
+        "config": "adapter_config.json",
+        "own": "adapters.safetensors",
+        "peft": "adapter_model.safetensors",
+    }
     for name, content in files.items():
         (home / names[name]).write_bytes(content)
     return read_adapter(place, source)

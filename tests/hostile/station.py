@@ -101,9 +101,6 @@ def work() -> None:
     os.dup2(2, 1)
     questions = os.fdopen(os.dup(0), "r")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    import mlx_medlora.gemma  # noqa: F401  (the fast BLAS comes before mlx)
-    import mlx_medlora.lora.load
-    import mlx_medlora.training.dry_run
     from mlx_medlora.cli.app import run
 
     limit = _status("VmSize") + _MOST
