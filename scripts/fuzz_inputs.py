@@ -1,7 +1,7 @@
 """Fuzz every parser for as long as you like: `python scripts/fuzz_inputs.py --seconds 600`.
 
-The same inputs as in tests/hostile, drawn anew each time. An input that crashes, hangs, floods the memory or is
-refused without its file's name is kept in --keep with the command that reads it. Ends with 1 if there was one.
+The same inputs as in tests/hostile, drawn anew each time. One that crashes, hangs, floods the memory or is
+refused without its file's name is kept in --keep with the command that reads it; the exit status is then 1.
 """
 
 from __future__ import annotations
