@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_medlora.errors import InputError, NoSpace
+from mlx_medlora.jsontext import parse_json
+from mlx_medlora.textfiles import read_text
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
@@ -149,14 +151,5 @@ def write_jsonl(path: Path, rows: Iterable[object]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file. Raises InputError (with the line) where it is absent or malformed."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise InputError("no such file", path=path) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 text (byte {error.start})", path=path) from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"not valid JSON: {error.msg}", path=path, line=error.lineno) from error
-    except RecursionError as error:
-        raise InputError("JSON is nested too deeply", path=path) from error
+    """Parse a JSON file of settings. Raises InputError (with the line) where it is absent or malformed."""
+    return parse_json(read_text(path), path)

@@ -59,7 +59,7 @@ class Dataset:
         for line, row in read_jsonl(path):
             case = parse_case(row, path, line)
             if case.id in lines:
-                message = f"the id {case.id!r} was used on line {lines[case.id]} already"
+                message = f"the id {case.id!r:.200} was used on line {lines[case.id]} already"
                 raise InputError(message, path=path, line=line, hint="Give every case its own id.")
             lines[case.id] = line
             self.image_files(case)
@@ -115,7 +115,7 @@ class Dataset:
             message = f"the image {privacy.named(relative)} lies outside the dataset directory"
             raise InputError(message, path=place, line=case.line)
         if not exists:
-            message = f"the image {privacy.named(relative)} of case {case.id!r} does not exist"
+            message = f"the image {privacy.named(relative)} of case {case.id!r:.200} does not exist"
             raise InputError(message, path=place, line=case.line)
         return image
 

@@ -38,10 +38,14 @@ class ImageFolder:
             raise InputError(str(error)) from error
         posix = name.replace("\\", "/")
         for candidate in dict.fromkeys((posix, posix.removeprefix("images/"))):
-            path = (self._root / candidate).resolve()
+            try:
+                path = (self._root / candidate).resolve()
+                found = path.is_file()
+            except (OSError, RuntimeError):  # a name too long, a loop of links
+                continue
             if not path.is_relative_to(self._root):
                 raise InputError(f"the image {privacy.named(name)} lies outside {self._directory}")
-            if path.is_file():
+            if found:
                 self._check(path)
                 return path
         raise InputError(f"the image {privacy.named(name)} is not in {self._directory}")

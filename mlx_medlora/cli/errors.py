@@ -16,6 +16,7 @@ from mlx_medlora.errors import MedloraError
 
 DEBUG = "MEDLORA_DEBUG"
 INTERRUPTED = 130
+_LINES, _WIDTH = 60, 2000
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,19 @@ def say(error: BaseException) -> int:
     found = report(error)
     if os.environ.get(DEBUG):
         print(trace(error), file=sys.stderr)
-    print(f"Error: {found.message}", file=sys.stderr)
+    print(f"Error: {printable(found.message)}", file=sys.stderr)
     if found.hint:
-        print(f"Hint: {found.hint}", file=sys.stderr)
+        print(f"Hint: {printable(found.hint)}", file=sys.stderr)
     return found.status
+
+
+def printable(text: str) -> str:
+    """`text` as a terminal may show it: what an input put there moves no cursor and fills no screen."""
+    lines = text.split("\n")
+    lines = [*lines[:_LINES], "..."] if len(lines) > _LINES else lines
+    return "\n".join(_one_line(line) for line in lines)
+
+
+def _one_line(text: str) -> str:
+    cut = text if len(text) <= _WIDTH else f"{text[:_WIDTH]}..."
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in cut)

@@ -169,7 +169,8 @@ def read_own_tensors(path: Path, layout: Layout) -> dict[str, npt.NDArray[np.flo
     shapes = {name: entry.shape for name, entry in header.items()}
     expected: dict[str, tuple[int, ...]] = {}
     for module, shape in layout.modules.items():
-        inputs, outputs = shapes.get(f"{module}.lora_a", (0,))[0], shapes.get(f"{module}.lora_b", (0,))[-1]
+        inputs = (shapes.get(f"{module}.lora_a") or (0,))[0]
+        outputs = (shapes.get(f"{module}.lora_b") or (0,))[-1]
         expected |= layer_tensors(module, inputs, outputs, shape.rank, layout)
     biases = {f"{name}.linear.bias" if name in layout.modules else f"{name}.bias" for name in layout.biases}
     whole = {name for name in shapes if name.endswith(("embed_tokens.weight", "lm_head.weight"))}

@@ -16,7 +16,7 @@ import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -129,6 +129,8 @@ def _state(directory: Path) -> State:
 def _check(directory: Path) -> None:
     for name, expected in _state(directory).files.items():
         path = directory / name
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise InputError(f"damaged: it names the file {name!r:.200}", path=directory / STATE)
         if not path.is_file() or sha256(path) != expected:
             raise InputError("damaged: it is not what was written", path=path)
     try:
