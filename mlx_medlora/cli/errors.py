@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from typer import Abort, TyperException
 
-from mlx_medlora.errors import MedloraError
+from mlx_medlora.errors import MedloraError, is_out_of_memory
 
 DEBUG = "MEDLORA_DEBUG"
 INTERRUPTED = 130
@@ -39,6 +39,13 @@ def _usage(error: TyperException) -> Report:
 def _os(error: OSError) -> Report:
     reason = error.strerror or str(error)
     place = "" if error.filename is None else f"{error.filename}: "
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return Report("too many open files", "Allow more in this shell first: ulimit -n 1024", 1)
+    if is_out_of_memory(error):
+        return _memory(error)
+    if error.errno == errno.EFBIG:
+        hint = "Choose an --output on another disk (FAT32 ends at 4 GiB), or raise `ulimit -f`."
+        return Report(f"{place}{reason}", hint, 2)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Report(f"{place}{reason}", "Free some space, or choose an --output on another disk.", 2)
     if error.filename is not None and error.errno in _INPUT:
@@ -49,8 +56,9 @@ def _os(error: OSError) -> Report:
 _INPUT = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.ELOOP)
 
 
-def _memory(error: MemoryError) -> Report:
-    return Report("out of memory", "Use a smaller --batch-size, or convert the model with --bits 4.", 1)
+def _memory(error: BaseException) -> Report:
+    hint = "End other programs, use a smaller --batch-size, or convert the model with --bits 4."
+    return Report("out of memory", hint, 1)
 
 
 def _interrupt(error: BaseException) -> Report:
@@ -58,6 +66,8 @@ def _interrupt(error: BaseException) -> Report:
 
 
 def _unexpected(error: BaseException) -> Report:
+    if is_out_of_memory(error):
+        return _memory(error)
     text = " ".join(str(error).split()) or "no message"
     hint = f"Run it again with {DEBUG}=1 to see where, and report it with that output."
     return Report(f"internal error: {type(error).__name__}: {text}", hint, 1)

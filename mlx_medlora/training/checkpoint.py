@@ -92,12 +92,16 @@ def write_checkpoint(target: Path, fill: Callable[[Path], None], state: State, t
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    fill(partial)
-    files = sorted(path for path in partial.rglob("*") if path.is_file())
-    hashes = {path.relative_to(partial).as_posix(): sha256(path) for path in files}
-    write_json(partial / TIMES, times.model_dump(mode="json"))
-    write_json(partial / STATE, state.model_copy(update={"files": hashes}).model_dump(mode="json"))
-    sync_tree(partial)
+    try:
+        fill(partial)
+        files = sorted(path for path in partial.rglob("*") if path.is_file())
+        hashes = {path.relative_to(partial).as_posix(): sha256(path) for path in files}
+        write_json(partial / TIMES, times.model_dump(mode="json"))
+        write_json(partial / STATE, state.model_copy(update={"files": hashes}).model_dump(mode="json"))
+        sync_tree(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # where the disk is full, its room is needed
+        raise
     put(partial, target)
     _check(target)
 
