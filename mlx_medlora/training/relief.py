@@ -51,8 +51,8 @@ def relief(setup: Setup, settings: TrainSettings, recompute: bool, ranks: int = 
         flags = f"--batch-size {smaller} --accumulate {accumulate} (the same rows an update)"
         return _sentence(now, flags, then, "batch-size,accumulate")
     return (
-        f"By `mlx-medlora plan` it takes {now:.2f} GiB, and no batch is smaller: end other programs, shorten the "
-        "longest rows, or convert the model with --bits 4."
+        f"By `mlx-medlora plan` it takes {now:.2f} GiB, and no batch is smaller: end other programs, "
+        "shorten the longest rows, or convert the model with --bits 4."
     )
 
 

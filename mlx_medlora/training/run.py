@@ -118,7 +118,7 @@ def run_training(
     with ranks.together():
         ranks.refuse_small(settings.batch_size)
         work = Workplace.open(output, resume=resume) if ranks.first else None
-        # `ending` turns Ctrl-C into Interrupted, which `together` takes for an end of all: so once more inside
+        # `ending` turns Ctrl-C into Interrupted, which `together` takes for an end of all: so again, inside
         with ending(work, again), Stop(quiet=not ranks.first) as stop, ranks.together():
             job = _Job(
                 model,

@@ -189,8 +189,8 @@ class Trainer:
     def _is_sound(self, example: Example) -> bool:
         batch = collate([example], self.features, self.model.config, below=self.below)
         loss, gradients = self.stepper.gradient(batch.arrays)
-        leaves: list[tuple[str, mx.array]] = tree_flatten(gradients)
-        return all(bool(mx.isfinite(array).all()) for array in (loss, *(leaf for _, leaf in leaves)))
+        leaves: dict[str, mx.array] = dict(tree_flatten(gradients))
+        return all(bool(mx.isfinite(array).all()) for array in (loss, *leaves.values()))
 
     def _collated(self, examples: Sequence[Example], buckets: Buckets) -> Batch | None:
         """This rank's rows of a batch, padded as the whole of it is; None where it has no row."""

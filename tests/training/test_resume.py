@@ -320,7 +320,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
 
 
 def test_no_number_keeps_the_last_good_adapter(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
-    """A rate that no adapter survives: saved is the one before the refused update, minutes before it is due."""
+    """A rate that no adapter survives: the one before the refused update is saved, though none was due."""
     output, steep = tmp_path / "a", settings(lr=1e30, epochs=2, batch_size=1, accumulate=1, warmup=0.0)
     with pytest.raises(
         NotANumber, match=r"the loss is nan at update 2, epoch 1; row: train.jsonl:\d "
