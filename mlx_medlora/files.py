@@ -18,7 +18,7 @@ from typing import Any
 from mlx_medlora.errors import InputError, NoSpace
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last: FAT32 beyond 4 GiB, `ulimit -f`
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
 
 
 def refuse_nonempty(target: Path) -> None:
