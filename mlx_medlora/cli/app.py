@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mlx_medlora import __version__, network, privacy
+from mlx_medlora.backend import refuse_tight_limit
 from mlx_medlora.cli import (
     bench,
     convert,
@@ -70,6 +71,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (sys.argv's where None), say any error, return the exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        refuse_tight_limit()
         status = app(args=given or ["--help"], prog_name="mlx-medlora", standalone_mode=False, obj=given)
     except (Exception, KeyboardInterrupt) as error:
         return errors.say(error)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typer import Abort, TyperException
 
 from mlx_medlora import privacy
-from mlx_medlora.errors import MedloraError
+from mlx_medlora.errors import MedloraError, is_out_of_memory
 
 DEBUG = "MEDLORA_DEBUG"
 INTERRUPTED = 130
@@ -41,6 +41,13 @@ def _usage(error: TyperException) -> Report:
 def _os(error: OSError) -> Report:
     reason = error.strerror or str(error)
     place = "" if error.filename is None else f"{error.filename}: "
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return Report("too many open files", "Allow more in this shell first: ulimit -n 1024", 1)
+    if is_out_of_memory(error):
+        return _memory(error)
+    if error.errno == errno.EFBIG:
+        hint = "Choose an --output on another disk (FAT32 ends at 4 GiB), or raise `ulimit -f`."
+        return Report(f"{place}{reason}", hint, 2)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Report(f"{place}{reason}", "Free some space, or choose an --output on another disk.", 2)
     if error.filename is not None and error.errno in _INPUT:
@@ -51,8 +58,9 @@ def _os(error: OSError) -> Report:
 _INPUT = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.ELOOP)
 
 
-def _memory(error: MemoryError) -> Report:
-    return Report("out of memory", "Use a smaller --batch-size, or convert the model with --bits 4.", 1)
+def _memory(error: BaseException) -> Report:
+    hint = "End other programs, use a smaller --batch-size, or convert the model with --bits 4."
+    return Report("out of memory", hint, 1)
 
 
 def _interrupt(error: BaseException) -> Report:
@@ -60,6 +68,8 @@ def _interrupt(error: BaseException) -> Report:
 
 
 def _unexpected(error: BaseException) -> Report:
+    if is_out_of_memory(error):
+        return _memory(error)
     text = " ".join(str(error).split()) or "no message"
     hint = f"Run it again with {DEBUG}=1 to see where, and report it with that output."
     if privacy.may_hold_cases():

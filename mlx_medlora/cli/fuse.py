@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mlx_medlora.cli.options import Json, Model, Offline, Output, VerboseCases, examples
+from mlx_medlora.cli.options import (
+    Json,
+    Model,
+    Offline,
+    Output,
+    VerboseCases,
+    Verify,
+    examples,
+    verify_model,
+)
 from mlx_medlora.cli.output import out
 from mlx_medlora.errors import MedloraError
 
@@ -21,6 +30,7 @@ EXAMPLES = examples(
     "mlx-medlora fuse --model google/medgemma-4b-it --adapter adapters/mine --output models/hf --format hf",
     "mlx-medlora fuse --model models/medgemma-4b --adapter adapters/mine --output models/mine-4bit "
     "--requantise 4 --data my_dataset",
+    "mlx-medlora fuse --model /volumes/usb/medgemma-4b --adapter adapters/mine --output models/m --verify",
 )
 PHANTOMS = 40
 
@@ -53,6 +63,7 @@ def fuse(
     anyway: Annotated[bool, typer.Option("--anyway", help="Write the result even past that share.")] = False,
     offline: Offline = False,
     verbose_cases: VerboseCases = False,
+    verify: Verify = False,
     json: Json = False,
 ) -> None:
     """Merge an adapter into its base: a model of its own.
@@ -63,6 +74,7 @@ def fuse(
     out.use_json(json)
     from mlx_medlora.lora.fuse import fuse as merge
 
+    verify_model(model, verify)
     measured: list[Drift] = []
     check = None if requantise is None else _measure(model, adapter, data, split, measured)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mlx_medlora import network, privacy
+from mlx_medlora.cli.output import out
 from mlx_medlora.errors import InputError
 from mlx_medlora.features.settings import FeatureSettings
 from mlx_medlora.settings import validate
@@ -17,6 +18,12 @@ Model = Annotated[
     str,
     typer.Option(
         "--model", help="Model directory, hub id, or `tiny-medgemma` (the embedded one).", metavar="MODEL"
+    ),
+]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify", help="First compare every file of the model with its hash, as `convert` wrote it."
     ),
 ]
 Adapter = Annotated[
@@ -82,6 +89,22 @@ def feature_settings(directory: Path | None, limit: float | None, memory_only: b
         )
     given = {"directory": directory, "limit": limit, "memory": memory_only or None}
     return validate(FeatureSettings, {name: value for name, value in given.items() if value is not None})
+
+
+def verify_model(model: str, wanted: bool) -> None:
+    """With `wanted`, compare the model's files with their hashes. Raises InputError naming one that differs.
+
+    Sizes are compared whenever a model is found, without this.
+    """
+    if not wanted:
+        return
+    from mlx_medlora.gemma.hub import resolve
+    from mlx_medlora.gemma.manifest import verify
+
+    directory = resolve(model)
+    with out.progress("verifying") as step:
+        count = verify(directory, step)
+    out.note(f"{count} files of {directory} are as they were written")
 
 
 def examples(*lines: str) -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from mlx_medlora.errors import InputError, MedloraError, NoSpace
 from mlx_medlora.files import disk_is_full
+from mlx_medlora.gemma.manifest import check_sizes
 from mlx_medlora.network import OFFLINE, is_offline
 
 EMBEDDED = "tiny-medgemma"
@@ -34,12 +35,14 @@ def locate(path_or_hub_id: str | Path, *, offline: bool = False) -> Source:
     A directory that exists wins over the other two. With `offline`, --offline or HF_HUB_OFFLINE,
     only what an earlier download left in the hub's cache is used. What looks like a path is never sent
     to the hub.
-    Raises InputError for models that are not there or may not be read (with what to do about it),
-    MedloraError where the hub cannot be reached or the transfer breaks, NoSpace where the disk is full.
+    Raises InputError for models that are not there or may not be read (with what to do about it) and for
+    files of another size than a manifest says, MedloraError where the hub cannot be reached or the transfer
+    breaks, NoSpace where the disk is full.
     """
     name = str(path_or_hub_id)
     path = Path(name).expanduser()
     if path.is_dir() and name:
+        check_sizes(path)
         return Source(path, name)
     if path.is_file():
         raise InputError("is a file; give the model's directory", path=path, hint=f"Try {path.parent}.")
@@ -90,6 +93,7 @@ def _from_hub(repo: str, offline: bool) -> Source:
     directory = Path(found)
     if not (directory / "config.json").is_file():
         raise InputError(f"{repo} on the hub has no config.json, so it is not a model that can be loaded")
+    check_sizes(directory)
     return Source(directory, repo, directory.name)
 
 

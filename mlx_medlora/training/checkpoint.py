@@ -93,13 +93,17 @@ def write_checkpoint(target: Path, fill: Callable[[Path], None], state: State, t
     shutil.rmtree(partial, ignore_errors=True)
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     partial.mkdir(mode=0o700)
-    fill(partial)
-    files = sorted(path for path in partial.rglob("*") if path.is_file())
-    hashes = {path.relative_to(partial).as_posix(): sha256(path) for path in files}
-    write_json(partial / TIMES, times.model_dump(mode="json"))
-    write_json(partial / STATE, state.model_copy(update={"files": hashes}).model_dump(mode="json"))
-    keep_private(partial)
-    sync_tree(partial)
+    try:
+        fill(partial)
+        files = sorted(path for path in partial.rglob("*") if path.is_file())
+        hashes = {path.relative_to(partial).as_posix(): sha256(path) for path in files}
+        write_json(partial / TIMES, times.model_dump(mode="json"))
+        write_json(partial / STATE, state.model_copy(update={"files": hashes}).model_dump(mode="json"))
+        keep_private(partial)
+        sync_tree(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # where the disk is full, its room is needed
+        raise
     put(partial, target)
     _check(target)
 

@@ -70,6 +70,12 @@ class CheckpointKeeper:
         if self.ranks.any(self.stop.requested) and trainer.place.epoch <= self.settings.epochs:
             raise self._interrupted(trainer)
 
+    def before_failure(self, trainer: Trainer) -> None:
+        """Write a checkpoint of the last good adapter, unless there is no update that would be lost."""
+        if trainer.outcome.steps:
+            self.write(trainer)
+            self.ranks.any(False)  # the first rank has written when the others leave
+
     @contextmanager
     def validating(self, trainer: Trainer) -> Iterator[None]:
         """Within, a signal ends the run at once, with the state as it was: it is validated again later.

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from mlx_medlora.errors import InputError
+from mlx_medlora.errors import InputError, NotANumber
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.training.batches import Batch, Below, Buckets, collate
 from mlx_medlora.training.events import Epoch, Event, Listener, Plan, Step
@@ -65,6 +65,9 @@ class Keeper(Protocol):
 
     def after_epoch(self, trainer: Trainer) -> None:
         """Hear that an epoch is done and validated."""
+
+    def before_failure(self, trainer: Trainer) -> None:
+        """Hear that an update is refused, on all ranks at once; all is as it was before it."""
 
     def validating(self, trainer: Trainer) -> AbstractContextManager[None]:
         """A context around each validation, which changes nothing in the state."""
@@ -160,14 +163,34 @@ class Trainer:
     def update(self, window: Sequence[Sequence[Example]], epoch: int) -> Step:
         """One update from the gradients of all batches in `window`, each token weighing the same.
 
-        Raises MedloraError naming the update and the cases where loss or gradient is not a number.
+        Raises NotANumber naming the update and the rows where loss or gradient is not one; adapter and
+        optimiser are then as they were, and the keeper has been told so.
         """
         batches = [self._collated(examples, self.buckets) for examples in window]
-        done = self.stepper.update(batches, self.outcome.steps, epoch)
+        try:
+            done = self.stepper.update(batches, self.outcome.steps, epoch)
+        except NotANumber as error:
+            if self.keeper:
+                self.keeper.before_failure(self)
+            self._name_rows(error, [example for examples in window for example in examples])
+            raise
         rows = sum(len(examples) for examples in window)
         self.outcome.steps, self.steps_done = self.outcome.steps + 1, self.steps_done + 1
         self.rows_done += rows
         return self._report(epoch, done, rows)
+
+    def _name_rows(self, error: NotANumber, examples: Sequence[Example]) -> None:
+        """Add to `error` those of its `examples` that alone give no number, or all where each alone does."""
+        self.model.eval()
+        broken = [example for example in examples if not self._is_sound(example)]
+        named = [f"{example.where} (case {example.case_id})" for example in broken or examples]
+        error.message += f"; row: {', '.join(named)}" if broken else f"; among the rows {', '.join(named)}"
+
+    def _is_sound(self, example: Example) -> bool:
+        batch = collate([example], self.features, self.model.config, below=self.below)
+        loss, gradients = self.stepper.gradient(batch.arrays)
+        leaves: dict[str, mx.array] = dict(tree_flatten(gradients))
+        return all(bool(mx.isfinite(array).all()) for array in (loss, *leaves.values()))
 
     def _collated(self, examples: Sequence[Example], buckets: Buckets) -> Batch | None:
         """This rank's rows of a batch, padded as the whole of it is; None where it has no row."""
@@ -223,7 +246,11 @@ class Trainer:
             if batch is not None:
                 own_loss = answer_loss(self.model, batch.arrays, first=self.stepper.first)
                 nll, tokens = nll + float(own_loss), tokens + batch.supervised
-                refuse_broken("validation loss", nll, f"epoch {epoch}", batch.case_ids)
+                try:
+                    refuse_broken("validation loss", nll, f"epoch {epoch}")
+                except NotANumber as error:
+                    self._name_rows(error, [self.val[index] for index in indices])
+                    raise
         nll, tokens = self.ranks.total(nll, tokens)
         return nll / tokens
 

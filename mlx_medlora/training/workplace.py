@@ -166,13 +166,20 @@ def _take(path: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not _names(path / _OWNER, descriptor):
             raise BlockingIOError  # that run was completed, and so renamed, since the file was opened
-    except OSError as error:
+    except BlockingIOError as error:
         owner = _owner(descriptor)
         os.close(descriptor)
         raise InputError(
             f"another run writes here: process {owner.get('pid', '?')} on {owner.get('host', '?')}",
             path=path,
             hint="Wait for it, stop it, or choose another --output.",
+        ) from error
+    except OSError as error:  # some network disks
+        os.close(descriptor)
+        raise InputError(
+            f"this disk cannot keep two runs apart: locking a file gives {os.strerror(error.errno or 0)!r}",
+            path=path,
+            hint="Choose an --output on a local disk, and copy the finished adapter.",
         ) from error
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode() + b"\n", 0)
