@@ -40,8 +40,8 @@ def atomic_directory(target: Path, *, private: bool = False) -> Iterator[Path]:
     """Yield a new directory beside `target`; rename it to `target` when the block ends well.
 
     On any exception the new directory is removed and `target` stays as it was. `private`: what may hold
-    something of patients is for the user alone (0700, files 0600), whatever the umask. What a process left that was
-    killed meanwhile, `.NAME.XXXXXXXX.partial`, is removed by the next one that writes `target`.
+    something of patients is for the user alone (0700, files 0600), whatever the umask. What a process left
+    that was killed meanwhile, `.NAME.XXXXXXXX.partial`, is removed by the next one that writes `target`.
     Raises InputError where `target` exists and is not an empty directory or its parent cannot be
     written, NoSpace where the disk is full.
     """
