@@ -103,6 +103,7 @@ TABLES = {
     },
     "image is an object": ("json", json.dumps([table_row(image={SECRET: SECRET})])),
     "a field nobody knows": ("json", json.dumps([case_row(**{SECRET: SECRET})])),
+    "a field given twice": ("json", f'[{{"{SECRET}": 1, "{SECRET}": 2}}]'),
     "a list of sentences": ("json", json.dumps([SECRET, [SECRET]])),
     "cut off": ("jsonl", json.dumps(table_row())[:-9]),
     "a sentence": ("jsonl", json.dumps(SECRET)),

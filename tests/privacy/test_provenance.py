@@ -10,7 +10,6 @@ import pytest
 
 from mlx_medlora.cases.dataset import Dataset
 from mlx_medlora.cli.app import run
-from mlx_medlora.gemma.convert import MANIFEST
 from mlx_medlora.lora.exchange import export_adapter
 from mlx_medlora.lora.provenance import CONTAINS
 
@@ -76,7 +75,7 @@ def test_export_import_and_fuse_warn_and_carry_the_mark(
     for place in (adapter, tmp_path / "peft", tmp_path / "back"):
         do("fuse", *TINY, "--adapter", place, "--output", tmp_path / f"fused-{place.name}")
         assert warning in capsys.readouterr().err
-        manifest = json.loads((tmp_path / f"fused-{place.name}" / MANIFEST).read_text())
+        manifest = json.loads((tmp_path / f"fused-{place.name}" / "").read_text())
         assert manifest["adapter"]["data"]["source"] == MARK
         assert tuple(manifest["adapter"]["data"]["contains"]) == CONTAINS
 
