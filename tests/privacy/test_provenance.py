@@ -75,7 +75,7 @@ def test_export_import_and_fuse_warn_and_carry_the_mark(
     for place in (adapter, tmp_path / "peft", tmp_path / "back"):
         do("fuse", *TINY, "--adapter", place, "--output", tmp_path / f"fused-{place.name}")
         assert warning in capsys.readouterr().err
-        manifest = json.loads((tmp_path / f"fused-{place.name}" / "").read_text())
+        manifest = json.loads((tmp_path / f"fused-{place.name}" / "mlx_medlora.json").read_text())
         assert manifest["adapter"]["data"]["source"] == MARK
         assert tuple(manifest["adapter"]["data"]["contains"]) == CONTAINS
 
