@@ -14,9 +14,13 @@ from mlx_medlora.cli.options import (
     Json,
     Model,
     NoFeatures,
+    Offline,
     Output,
+    VerboseCases,
+    Verify,
     examples,
     feature_settings,
+    verify_model,
 )
 from mlx_medlora.cli.output import out
 
@@ -27,6 +31,7 @@ EXAMPLES = examples(
     "mlx-medlora eval --model models/medgemma-4b --data lora_training --output runs/base",
     "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases --output runs/first",
     "mlx-medlora eval --model tiny-medgemma --data lora_training --method generate --output runs/words",
+    "mlx-medlora eval --model /volumes/usb/medgemma-4b --data cases --output runs/copied --verify",
 )
 
 
@@ -52,6 +57,9 @@ def evaluate(
     features: FeaturesAt = None,
     features_limit: FeaturesLimit = None,
     no_features: NoFeatures = False,
+    offline: Offline = False,
+    verbose_cases: VerboseCases = False,
+    verify: Verify = False,
     json: Json = False,
 ) -> None:
     """Measure a model on one split of a dataset.
@@ -74,6 +82,7 @@ def evaluate(
     dataset = Dataset.open(data)
     dataset.refuse_shared_ids()
     cases = dataset.cases(split)  # faults in the data are said before the model loads
+    verify_model(model, verify)
     network, processor = load(model, adapter)
     encoder = Encoder(processor, network.config)
     images = any(case.image_paths for case in cases)

@@ -7,13 +7,23 @@ from typing import Annotated
 
 import typer
 
-from mlx_medlora.cli.options import Adapter, Json, Model, examples
+from mlx_medlora.cli.options import (
+    Adapter,
+    Json,
+    Model,
+    Offline,
+    VerboseCases,
+    Verify,
+    examples,
+    verify_model,
+)
 from mlx_medlora.cli.output import out
 
 EXAMPLES = examples(
     'mlx-medlora generate --model models/medgemma-4b --image chest.png --prompt "Describe this X-ray."',
     'mlx-medlora generate --model models/medgemma-4b --adapter adapters/first --prompt "..." --max-tokens 64',
     'mlx-medlora generate --model tiny-medgemma --image a.png --image b.png --prompt "What has changed?"',
+    'mlx-medlora generate --model /volumes/usb/medgemma-4b --image chest.png --prompt "..." --verify',
 )
 
 
@@ -33,6 +43,9 @@ def generate(
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the sampling, where --temperature is above 0.")] = 0,
+    offline: Offline = False,
+    verbose_cases: VerboseCases = False,
+    verify: Verify = False,
     json: Json = False,
 ) -> None:
     """Answer one prompt about any number of images. Research tool, not a medical device."""
@@ -42,6 +55,7 @@ def generate(
     from mlx_medlora.lora.load import load
 
     text = typer.get_text_stream("stdin").read() if prompt == "-" else prompt
+    verify_model(model, verify)
     network, processor = load(model, adapter)
     answer = answer_one(
         network,

@@ -17,8 +17,12 @@ from mlx_medlora.cli.options import (
     Json,
     Model,
     NoFeatures,
+    Offline,
+    VerboseCases,
+    Verify,
     examples,
     feature_settings,
+    verify_model,
 )
 from mlx_medlora.cli.output import out
 from mlx_medlora.cli.settings_flags import collect, flags_from
@@ -41,6 +45,7 @@ EXAMPLES = examples(
     "mlx-medlora train --model models/medgemma-4b --data cases --output adapters/d --features /big/features",
     "mlx-medlora train --model models/medgemma-4b --data lora_training --dry-run",
     "mlx-medlora train --model models/medgemma-4b --data lora_training --output adapters/first --resume",
+    "mlx-medlora train --model /volumes/usb/medgemma-4b --data cases --output adapters/e --verify",
 )
 
 
@@ -85,9 +90,12 @@ def train(
     features: FeaturesAt = None,
     features_limit: FeaturesLimit = None,
     no_features: NoFeatures = False,
+    verify: Verify = False,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Do not ask before --prefix-cache takes disk space.")
     ] = False,
+    offline: Offline = False,
+    verbose_cases: VerboseCases = False,
     json: Json = False,
     **flags: Any,
 ) -> None:
@@ -101,6 +109,7 @@ def train(
     settings = collect(TrainSettings, flags, config, PRESETS[preset] if preset else None)
     if output is None and not dry_run:
         raise InputError("--output is missing", hint="Give --output DIR, or --dry-run to write nothing.")
+    verify_model(model, verify)
     if output is None or dry_run:
         rehearse(settings, model, data)
     else:

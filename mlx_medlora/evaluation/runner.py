@@ -28,6 +28,12 @@ from mlx_medlora.gemma.sharing import Batch
 Method = Literal["score", "generate"]
 METHODS: tuple[Method, ...] = get_args(Method)
 Progress = Callable[[int, int], None]
+# What of the data stands in what `write_evaluation` writes.
+CONTAINS = (
+    "scorecard.json: counts, rates, and one SHA-256 over the split's rows and images.",
+    "predictions.jsonl: each case's id, patient's id, modality, label, error type, severity and image names, "
+    "and the model's answer, which may repeat what the case says. No case's own text, no image.",
+)
 POOL = 4096  # cases that are sorted into batches together; more would only hold up the first answer
 
 
@@ -118,9 +124,10 @@ def write_evaluation(output: Path, evaluation: Evaluation, about: dict[str, Any]
 
     `output` is complete or absent. Raises InputError where it exists and is not an empty directory.
     """
-    with atomic_directory(output) as work:
+    with atomic_directory(output, private=True) as work:
         write_jsonl(work / "predictions.jsonl", (asdict(p) for p in evaluation.predictions))
-        write_json(work / "scorecard.json", {**evaluation.scorecard.model_dump(mode="json"), "about": about})
+        told = {**about, "contains": CONTAINS}
+        write_json(work / "scorecard.json", {**evaluation.scorecard.model_dump(mode="json"), "about": told})
 
 
 def _prediction(case: Case, verdict: Verdict, method: Method) -> Prediction:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from mlx_medlora.errors import InputError, MedloraError, NoSpace
 from mlx_medlora.files import disk_is_full
+from mlx_medlora.gemma.manifest import check_sizes
+from mlx_medlora.network import OFFLINE, is_offline
 
 EMBEDDED = "tiny-medgemma"
 _ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -30,14 +32,17 @@ def resolve(path_or_hub_id: str | Path, *, offline: bool = False) -> Path:
 def locate(path_or_hub_id: str | Path, *, offline: bool = False) -> Source:
     """Find a model by local path, by the name `tiny-medgemma`, or on the hub (downloading what is missing).
 
-    A directory that exists wins over the other two. With `offline`, only what an earlier download
-    left in the hub's cache is used. What looks like a path is never sent to the hub.
-    Raises InputError for models that are not there or may not be read (with what to do about it),
-    MedloraError where the hub cannot be reached or the transfer breaks, NoSpace where the disk is full.
+    A directory that exists wins over the other two. With `offline`, --offline or HF_HUB_OFFLINE,
+    only what an earlier download left in the hub's cache is used. What looks like a path is never sent
+    to the hub.
+    Raises InputError for models that are not there or may not be read (with what to do about it) and for
+    files of another size than a manifest says, MedloraError where the hub cannot be reached or the transfer
+    breaks, NoSpace where the disk is full.
     """
     name = str(path_or_hub_id)
     path = Path(name).expanduser()
     if path.is_dir() and name:
+        check_sizes(path)
         return Source(path, name)
     if path.is_file():
         raise InputError("is a file; give the model's directory", path=path, hint=f"Try {path.parent}.")
@@ -47,9 +52,16 @@ def locate(path_or_hub_id: str | Path, *, offline: bool = False) -> Source:
         raise InputError(
             "no such model directory",
             path=name or "''",
-            hint=f"Give a directory, a hub id such as google/medgemma-4b-it, or {EMBEDDED}.",
+            hint=_path_hint(name),
         )
-    return _from_hub(name, offline)
+    return _from_hub(name, offline or is_offline())
+
+
+def _path_hint(name: str) -> str:
+    owner = name.partition("/")[0]
+    if name.count("/") == 1 and owner not in ("", ".", "~") and Path(owner).is_dir():
+        return f"There is a directory {owner!r} here, so this is no hub id: ask for one in another directory."
+    return f"Give a directory, a hub id such as google/medgemma-4b-it, or {EMBEDDED}."
 
 
 def _embedded() -> Path:
@@ -64,7 +76,9 @@ def _embedded() -> Path:
 
 def _looks_like_path(name: str) -> bool:
     owner, _, model = name.partition("/")
-    return name.startswith((".", "~")) or name.count("/") != 1 or "\\" in name or not owner or not model
+    if name.startswith((".", "~")) or name.count("/") != 1 or "\\" in name or not owner or not model:
+        return True
+    return Path(owner).is_dir()  # `models/mine` beside a directory `models` is no question for the hub
 
 
 def _from_hub(repo: str, offline: bool) -> Source:
@@ -79,6 +93,7 @@ def _from_hub(repo: str, offline: bool) -> Source:
     directory = Path(found)
     if not (directory / "config.json").is_file():
         raise InputError(f"{repo} on the hub has no config.json, so it is not a model that can be loaded")
+    check_sizes(directory)
     return Source(directory, repo, directory.name)
 
 
@@ -125,7 +140,7 @@ def _not_cached(repo: str, offline: bool) -> MedloraError:
     if offline or is_offline_mode():
         return InputError(
             f"{repo} is not completely in the hub's cache, and downloads are off",
-            hint="Run once with the network on (without --offline or HF_HUB_OFFLINE), or give a directory.",
+            hint=f"Run once with the network on (without --offline or {OFFLINE}), or give a directory.",
         )
     return MedloraError(
         f"the hub could not be reached for {repo}, and it is not completely in the cache",

@@ -10,9 +10,9 @@ from jinja2 import Environment, StrictUndefined
 from mlx_medlora import __version__
 from mlx_medlora.files import read_json
 from mlx_medlora.lora.adapter import AdapterConfig
+from mlx_medlora.lora.provenance import RUN, Provenance
 
 CARD = "README.md"
-_RUN = "run.json"
 
 _TEMPLATE = """\
 ---
@@ -54,6 +54,19 @@ of patients.
 {%- else -%}
 Not recorded.
 {%- endif %}
+{%- if source %}
+
+Source: {{ source }}
+{%- endif %}
+{%- if warning %}
+
+**Credentialed data**: {{ warning }}
+{%- endif %}
+
+What of the data this directory holds:
+{% for line in contains %}
+- {{ line }}
+{%- endfor %}
 
 ## Figures on the validation split
 
@@ -88,9 +101,9 @@ passes it on passes on these terms, and the restriction of clinical use that the
 """
 
 
-def model_card(adapter: Path, config: AdapterConfig) -> str:
-    """The model card of the adapter in `adapter`, with what its `run.json` says of data and figures."""
-    path = adapter / _RUN
+def model_card(adapter: Path, config: AdapterConfig, about: Provenance) -> str:
+    """The model card of the adapter in `adapter`: its data as `about` says, the figures of its `run.json`."""
+    path = adapter / RUN
     raw = read_json(path) if path.is_file() else {}
     run: dict[str, Any] = raw if isinstance(raw, dict) else {}
     kind = "DoRA" if config.dora else "LoRA"
@@ -101,16 +114,12 @@ def model_card(adapter: Path, config: AdapterConfig) -> str:
         config=config,
         form=form,
         version=__version__,
-        data=_splits(run.get("data")),
+        data=about.splits,
+        source=about.source,
+        warning=about.warning,
+        contains=about.contains,
         figures=_figures(run),
     )
-
-
-def _splits(data: Any) -> dict[str, dict[str, Any]]:
-    """The splits in `run.json`'s data block."""
-    given = data if isinstance(data, dict) else {}
-    needed = {"rows", "supervised_tokens", "sha256"}
-    return {name: one for name, one in given.items() if isinstance(one, dict) and needed <= set(one)}
 
 
 def _figures(run: dict[str, Any]) -> dict[str, str]:

@@ -16,7 +16,7 @@ import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -27,7 +27,7 @@ from pydantic import Field, ValidationError
 from safetensors.numpy import load, save
 
 from mlx_medlora.errors import InputError
-from mlx_medlora.files import sha256, sync_tree, write_json
+from mlx_medlora.files import keep_private, sha256, sync_tree, write_json
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.lora.adapter import WEIGHTS
 from mlx_medlora.settings import StrictModel
@@ -91,13 +91,19 @@ def write_checkpoint(target: Path, fill: Callable[[Path], None], state: State, t
     """
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    fill(partial)
-    files = sorted(path for path in partial.rglob("*") if path.is_file())
-    hashes = {path.relative_to(partial).as_posix(): sha256(path) for path in files}
-    write_json(partial / TIMES, times.model_dump(mode="json"))
-    write_json(partial / STATE, state.model_copy(update={"files": hashes}).model_dump(mode="json"))
-    sync_tree(partial)
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    partial.mkdir(mode=0o700)
+    try:
+        fill(partial)
+        files = sorted(path for path in partial.rglob("*") if path.is_file())
+        hashes = {path.relative_to(partial).as_posix(): sha256(path) for path in files}
+        write_json(partial / TIMES, times.model_dump(mode="json"))
+        write_json(partial / STATE, state.model_copy(update={"files": hashes}).model_dump(mode="json"))
+        keep_private(partial)
+        sync_tree(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # where the disk is full, its room is needed
+        raise
     put(partial, target)
     _check(target)
 
@@ -127,6 +133,8 @@ def _state(directory: Path) -> State:
 def _check(directory: Path) -> None:
     for name, expected in _state(directory).files.items():
         path = directory / name
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise InputError(f"damaged: it names the file {name!r:.200}", path=directory / STATE)
         if not path.is_file() or sha256(path) != expected:
             raise InputError("damaged: it is not what was written", path=path)
     try:

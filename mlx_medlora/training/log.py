@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from mlx_medlora.errors import InputError
 from mlx_medlora.features.report import FeatureUse
-from mlx_medlora.files import sync_path
+from mlx_medlora.files import private_opener, sync_path
 from mlx_medlora.training.events import Epoch, Event, Features, Notice, Plan, Resumed, States, Step
 
 METRICS = "metrics.jsonl"
@@ -63,7 +63,7 @@ _LOST = "It was cut or removed, so this run cannot be continued exactly: train a
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8", newline="\n") as stream:
+    with open(path, "a", encoding="utf-8", newline="\n", opener=private_opener) as stream:
         stream.write(json.dumps(row, allow_nan=False) + "\n")
 
 

@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
 from mlx_medlora import __version__
+from mlx_medlora.cases.source import DataSource
+from mlx_medlora.lora.provenance import CONTAINS
 from mlx_medlora.settings import StrictModel
 from mlx_medlora.training.checkpoint import Checkpoint
 from mlx_medlora.training.events import Epoch
@@ -29,7 +31,10 @@ class Spent(Protocol):
 
 
 class RunRecord(StrictModel):
-    """The contents of `run.json`. Losses are means over supervised tokens; memory in bytes."""
+    """The contents of `run.json`. Losses are means over supervised tokens; memory in bytes.
+
+    `source` is the data's mark; `contains` says what of the data the adapter holds.
+    """
 
     format_version: int = 1
     settings: TrainSettings
@@ -38,6 +43,8 @@ class RunRecord(StrictModel):
     trainable_parameters: int
     grad_checkpointing: bool
     data: dict[str, Any]
+    source: DataSource | None = None
+    contains: tuple[str, ...] = CONTAINS
     versions: dict[str, str]
     updates: int
     best_epoch: int | None
@@ -73,6 +80,7 @@ def record(
         trainable_parameters=trainable,
         grad_checkpointing=recompute,
         data=data,
+        source=setup.source,
         versions=versions(),
         updates=outcome.steps,
         best_epoch=outcome.best_epoch,

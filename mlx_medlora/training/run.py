@@ -24,6 +24,7 @@ from mlx_medlora.training.keeper import CheckpointKeeper
 from mlx_medlora.training.log import METRICS, TIMINGS
 from mlx_medlora.training.ranks import Ranks
 from mlx_medlora.training.record import RunRecord, describe_data, other_versions, record, versions
+from mlx_medlora.training.relief import naming_what_to_lower
 from mlx_medlora.training.resume import (
     RECOMPUTE,
     SHARDED,
@@ -118,7 +119,8 @@ def run_training(
     with ranks.together():
         ranks.refuse_small(settings.batch_size, settings.shards)
         work = Workplace.open(output, resume=resume) if ranks.first else None
-        with ending(work, again), Stop(quiet=not ranks.first) as stop:
+        # `ending` turns Ctrl-C into Interrupted, which `together` takes for an end of all: so again, inside
+        with ending(work, again), Stop(quiet=not ranks.first) as stop, ranks.together():
             job = _Job(
                 model,
                 data,
@@ -176,7 +178,8 @@ def _train(
         tell = Resumed(found.state.step, trainer.total, (*remarks, *other_versions(found), *changes))
         for listener in listeners:
             listener(tell)
-    outcome = trainer.run()
+    with naming_what_to_lower(setup, job.settings, recompute, job.ranks.size):
+        outcome = trainer.run()
     written = record(setup, about, job.settings, outcome, trainer.plan().trainable, keeper, recompute)
     if job.work is not None:
         _complete(job.work, setup, job.settings, written)

@@ -8,6 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_medlora.cases.dataset import Dataset
+from mlx_medlora.cases.source import DataSource
 from mlx_medlora.device import usable_memory
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma import names
@@ -28,7 +29,10 @@ from mlx_medlora.training.shapes import adapter_shape, row_shapes
 
 @dataclass(frozen=True)
 class Setup:
-    """A model with a fresh adapter, and the examples to train and validate it on; `val` may be empty."""
+    """A model with a fresh adapter, and the examples to train and validate it on; `val` may be empty.
+
+    `source` is the mark of where the data comes from.
+    """
 
     model: Base
     encoder: Encoder
@@ -37,6 +41,7 @@ class Setup:
     val: list[Example]
     base: BaseModelId
     modules: list[str]
+    source: DataSource | None = None
 
     @property
     def trains_vision(self) -> bool:
@@ -54,6 +59,7 @@ def set_up(
     """
     dataset = Dataset.open(data)
     dataset.refuse_shared_ids()
+    mark = dataset.source()
     splits = {split: dataset.cases(split) for split in ("train", "val") if split in dataset.splits()}
     if "train" not in splits:
         raise InputError("the dataset has no training split (train.jsonl)", path=dataset.root)
@@ -82,7 +88,7 @@ def set_up(
     network = load_base(source.directory, dtype)
     modules = attach(network, settings, seed=settings.seed)
     base = base_id(source, config)
-    return Setup(network, encoder, dataset, examples["train"], examples.get("val", []), base, modules)
+    return Setup(network, encoder, dataset, examples["train"], examples.get("val", []), base, modules, mark)
 
 
 def _refuse_changing_prefix(settings: TrainSettings, config: ModelConfig) -> None:

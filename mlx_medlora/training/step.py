@@ -15,7 +15,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_map
 
-from mlx_medlora.errors import MedloraError
+from mlx_medlora.errors import NotANumber
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.lora.dropout import Keys, batch_keys, keyed
 from mlx_medlora.training import optimizer
@@ -78,8 +78,8 @@ class Stepper:
     def update(self, window: Sequence[Batch], step: int, epoch: int) -> Update:
         """Update `step` (from 0) from the gradients of all batches in `window`, each token weighing the same.
 
-        They hold this rank's rows. Raises MedloraError naming the update and the cases where loss or gradient
-        is not a number; the adapter and the optimiser are then unchanged.
+        They hold this rank's rows. Raises NotANumber naming the update where loss or gradient is not one; the
+        adapter and the optimiser are then unchanged.
         """
         rate = learning_rate(step, self.total, self.warmup, self.settings.lr, self.settings.schedule)
         before = self.model.trainable_parameters(), dict(self.optimizer.state)
@@ -91,7 +91,8 @@ class Stepper:
         finally:
             self.model.update(found)
             self.optimizer.state = state
-        self._refuse_broken(window, nll, norm, f"update {step + 1}, epoch {epoch}")
+        refuse_broken("loss", nll, f"update {step + 1}, epoch {epoch}")
+        refuse_broken("gradient", norm, f"update {step + 1}, epoch {epoch}")
         return Update(nll / tokens, norm, rate, tokens, sum(len(batch.case_ids) for batch in window))
 
     def _updated(
@@ -162,16 +163,11 @@ class Stepper:
         keep = lambda new, old: mx.where(sound, new, old)  # noqa: E731
         return tree_map(keep, updated, parameters), tree_map(keep, self.optimizer.state, state), nll, norm
 
-    def _refuse_broken(self, window: Sequence[Batch], nll: float, norm: float, where: str) -> None:
-        cases = [case for batch in window for case in batch.case_ids]
-        refuse_broken("loss", nll, where, cases)
-        refuse_broken("gradient", norm, where, cases)
 
-
-def refuse_broken(what: str, value: float, where: str, cases: Sequence[str]) -> None:
-    """Raise MedloraError where `value` is not a finite number."""
+def refuse_broken(what: str, value: float, where: str) -> None:
+    """Raise NotANumber where `value` is not a finite number."""
     if not math.isfinite(value):
-        raise MedloraError(
-            f"the {what} is {value} at {where}; cases: {', '.join(cases)}",
-            hint="Lower --lr, or look at these cases; the adapter was not changed by this update.",
+        raise NotANumber(
+            f"the {what} is {value} at {where}",
+            hint="Lower --lr, or look at these rows; the adapter was not changed by this update.",
         )

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from mlx_medlora.errors import InputError
+from mlx_medlora.errors import InputError, NotANumber
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.training.batches import Batch, Below, collate
 from mlx_medlora.training.buckets import Buckets, Shape, places
@@ -67,6 +67,9 @@ class Keeper(Protocol):
 
     def after_epoch(self, trainer: Trainer) -> None:
         """Hear that an epoch is done and validated."""
+
+    def before_failure(self, trainer: Trainer) -> None:
+        """Hear that an update is refused, on all ranks at once; all is as it was before it."""
 
     def validating(self, trainer: Trainer) -> AbstractContextManager[None]:
         """A context around each validation, which changes nothing in the state."""
@@ -168,10 +171,17 @@ class Trainer:
     def update(self, window: Sequence[Sequence[Example]], epoch: int) -> Step:
         """One update from the gradients of all batches in `window`, each token weighing the same.
 
-        Raises MedloraError naming the update and the cases where loss or gradient is not a number.
+        Raises NotANumber naming the update and the rows where loss or gradient is not one; adapter and
+        optimiser are then as they were, and the keeper has been told so.
         """
         batches = list(self._collated(window, self.buckets))
-        done = self.stepper.update(batches, self.outcome.steps, epoch)
+        try:
+            done = self.stepper.update(batches, self.outcome.steps, epoch)
+        except NotANumber as error:
+            if self.keeper:
+                self.keeper.before_failure(self)
+            self._name_rows(error, [example for examples in window for example in examples])
+            raise
         rows = sum(len(examples) for examples in window)
         self.outcome.steps, self.steps_done = self.outcome.steps + 1, self.steps_done + 1
         self.rows_done += rows
@@ -192,6 +202,19 @@ class Trainer:
 
     def _collate(self, own: list[Example], shape: Shape, at: range, part: int, shard: int) -> Batch:
         return collate(own, self.features, self.model.config, shape, self.below, at, part, shard)
+
+    def _name_rows(self, error: NotANumber, examples: Sequence[Example]) -> None:
+        """Add to `error` those of its `examples` that alone give no number, or all where each alone does."""
+        self.model.eval()
+        broken = [example for example in examples if not self._is_sound(example)]
+        named = [f"{example.where} (case {example.case_id})" for example in broken or examples]
+        error.message += f"; row: {', '.join(named)}" if broken else f"; among the rows {', '.join(named)}"
+
+    def _is_sound(self, example: Example) -> bool:
+        batch = collate([example], self.features, self.model.config, below=self.below)
+        loss, gradients = self.stepper.gradient(batch.arrays)
+        leaves: dict[str, mx.array] = dict(tree_flatten(gradients))
+        return all(bool(mx.isfinite(array).all()) for array in (loss, *leaves.values()))
 
     def _report(self, epoch: int, done: Update, rows: int) -> Step:
         elapsed = perf_counter() - self.started
@@ -241,7 +264,11 @@ class Trainer:
             for batch in self._collated([[self.val[index] for index in indices]], self.val_buckets):
                 own_loss = answer_loss(self.model, batch.arrays, first=self.stepper.first)
                 nll, tokens = nll + float(own_loss), tokens + batch.supervised
-                refuse_broken("validation loss", nll, f"epoch {epoch}", batch.case_ids)
+                try:
+                    refuse_broken("validation loss", nll, f"epoch {epoch}")
+                except NotANumber as error:
+                    self._name_rows(error, [self.val[index] for index in indices])
+                    raise
         nll, tokens = self.ranks.total(nll, tokens)
         return nll / tokens
 

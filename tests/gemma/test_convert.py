@@ -21,7 +21,8 @@ from mlx_medlora.errors import InputError, MedloraError
 from mlx_medlora.gemma import convert as conversion
 from mlx_medlora.gemma import packing
 from mlx_medlora.gemma.config import read_config
-from mlx_medlora.gemma.convert import MANIFEST, convert
+from mlx_medlora.gemma.convert import convert
+from mlx_medlora.gemma.manifest import MANIFEST
 from mlx_medlora.gemma.model import build
 from mlx_medlora.gemma.shards import Planned, ShardWriter, header, split
 from mlx_medlora.gemma.tensorfiles import read_header

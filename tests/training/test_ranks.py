@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,8 +18,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mlx_medlora.errors import InputError
+from mlx_medlora.errors import InputError, Interrupted
 from mlx_medlora.training.buckets import places
+from mlx_medlora.training.events import Step
 from mlx_medlora.training.ranks import ALONE, Ranks
 from mlx_medlora.training.run import run_training
 from mlx_medlora.training.settings import TrainSettings
@@ -223,3 +225,36 @@ def test_alone_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ALONE.any(True)
     assert not ALONE.any(False)
     assert ALONE.broadcast(b"x") == b"x"
+
+
+class Peers(Ranks):
+    """One of two ranks; counts how often it tells the other that it has failed."""
+
+    told = 0
+
+    def fail(self) -> None:
+        type(self).told += not self.failed
+        self.failed = True
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_ctrl_c_while_a_run_is_set_up_is_told_to_the_others(
+    tiny_medgemma: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    """Also of a resumed run, where it becomes Interrupted, which all ranks otherwise raise together."""
+    from mlx_medlora.training import run
+
+    if resume:
+        stop = [lambda event: signal.raise_signal(signal.SIGINT) if isinstance(event, Step) else None]
+        with pytest.raises(Interrupted):
+            run_training(tiny_medgemma, data, tmp_path / "a", SETTINGS, listeners=stop)
+
+    def interrupt(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Peers, "told", 0)
+    monkeypatch.setattr(run.Ranks, "join", classmethod(lambda cls: Peers()))
+    monkeypatch.setattr(run, "set_up", interrupt)
+    with pytest.raises(Interrupted if resume else KeyboardInterrupt):
+        run_training(tiny_medgemma, data, tmp_path / "a", SETTINGS, resume=resume)
+    assert Peers.told == 1

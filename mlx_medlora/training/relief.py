@@ -1,0 +1,63 @@
+"""What to lower where memory runs out, in the figures of `plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mlx_medlora.errors import OutOfMemory, is_out_of_memory
+from mlx_medlora.training.choose import peak
+from mlx_medlora.training.settings import TrainSettings
+from mlx_medlora.training.setup import Setup
+from mlx_medlora.training.shapes import row_shapes
+
+GIB = 2**30
+
+
+@contextmanager
+def naming_what_to_lower(
+    setup: Setup, settings: TrainSettings, recompute: bool, ranks: int = 1
+) -> Iterator[None]:
+    """Turn memory that runs out within into OutOfMemory, with the setting to lower and what that gives."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            "memory ran out in training", hint=relief(setup, settings, recompute, ranks)
+        ) from error
+
+
+def relief(setup: Setup, settings: TrainSettings, recompute: bool, ranks: int = 1) -> str:
+    """One sentence: what `plan` says this run takes, and the cheapest setting that takes less.
+
+    A rank of `ranks` has its share of a batch.
+    """
+    config = setup.model.config.model_copy(update={"dtype": str(setup.model.dtype).removeprefix("mlx.core.")})
+    rows = row_shapes([*setup.train, *setup.val])
+
+    def takes(size: int, checkpointing: bool) -> float:
+        own = settings.model_copy(update={"batch_size": -(-size // ranks)})
+        return peak(config, own, rows, checkpointing=checkpointing) / GIB
+
+    now = takes(settings.batch_size, recompute)
+    size = settings.batch_size
+    if not recompute and (then := takes(size, True)) < now:
+        return _sentence(now, "--grad-checkpoint on", then, "grad-checkpoint")
+    smaller = next((n for n in range(size - 1, ranks - 1, -1) if size % n == 0), None)
+    if smaller is not None and (then := takes(smaller, recompute)) < now:
+        accumulate = settings.accumulate * size // smaller
+        flags = f"--batch-size {smaller} --accumulate {accumulate} (the same rows an update)"
+        return _sentence(now, flags, then, "batch-size,accumulate")
+    return (
+        f"By `mlx-medlora plan` it takes {now:.2f} GiB, and no batch is smaller: end other programs, "
+        "shorten the longest rows, or convert the model with --bits 4."
+    )
+
+
+def _sentence(now: float, flags: str, then: float, names: str) -> str:
+    return (
+        f"By `mlx-medlora plan` it takes {now:.2f} GiB; {flags} takes {then:.2f}. A resumed run also wants "
+        f"--resume-anyway {names}."
+    )
