@@ -11,6 +11,8 @@ import typer
 from mlx_medlora import __version__
 from mlx_medlora.cli import (
     bench,
+    calibrate,
+    compare,
     convert,
     demo,
     doctor,
@@ -41,7 +43,7 @@ app = typer.Typer(
 )
 
 for group in (
-    *(demo, convert, prepare, plan, train, eval, generate),
+    *(demo, convert, prepare, plan, train, eval, compare, calibrate, generate),
     *(fuse, exchange, parity, bench, doctor),
 ):
     group.add_to(app)

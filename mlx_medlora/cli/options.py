@@ -27,6 +27,11 @@ Output = Annotated[
     Path, typer.Option("--output", help="Where to write; must not exist or be empty.", metavar="DIR")
 ]
 
+IgnorePoint = Annotated[
+    bool,
+    typer.Option("--ignore-operating-point", help="Go without the threshold that `calibrate` chose."),
+]
+
 _FIELDS = FeatureSettings.model_fields
 FeaturesAt = Annotated[
     Path | None, typer.Option("--features", help=_FIELDS["directory"].description, metavar="DIR")

@@ -65,7 +65,7 @@ class OperatingPoint(StrictModel):
     false_flag_rate: Measure
     ece_before: float
     ece_after: float
-    notes: list[str] = []
+    notes: tuple[str, ...] = ()
     mlx_medlora: str
 
 
@@ -80,4 +80,4 @@ class AppliedPoint(StrictModel):
     split_sha256: str
     n: int
     same_cases: bool
-    warnings: list[str] = []
+    warnings: tuple[str, ...] = ()

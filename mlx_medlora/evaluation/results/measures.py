@@ -32,8 +32,8 @@ class Confusion(StrictModel):
     error_as_error: int
     error_as_correct: int
     error_unreadable: int
-    correct_as_correct: int
     correct_as_error: int
+    correct_as_correct: int
     correct_unreadable: int
 
 

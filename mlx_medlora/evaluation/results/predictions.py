@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from mlx_medlora.cases.card import Label
 from mlx_medlora.settings import StrictModel
 
@@ -34,7 +36,7 @@ class Prediction(StrictModel):
     error_type: str
     severity: str
     image_paths: tuple[str, ...]
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = Field(default_factory=dict)
     instruction: str = ""
     input: str = ""
     expected: str = ""

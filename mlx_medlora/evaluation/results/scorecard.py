@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from mlx_medlora.evaluation.results.calibration import AppliedPoint, Calibration
 from mlx_medlora.evaluation.results.gates import GateReport
 from mlx_medlora.evaluation.results.measures import Interval, Measure, Scores
@@ -41,8 +43,8 @@ class SampleSize(StrictModel):
     """How many cases a claim takes (one a patient): see `sentence`.
 
     `for_target`: cases by which a model of this accuracy would show `target`, None where none would;
-    `least`: the fewest, all of them answered rightly; `for_margin`: cases by which the interval is no wider than
-    `margin` to either side.
+    `least`: the fewest, all of them answered rightly; `for_margin`: cases by which the interval reaches no
+    further than `margin` to either side.
     """
 
     n: int
@@ -62,7 +64,7 @@ class Scorecard(Scores):
     """
 
     by_modality: dict[str, Scores]
-    by: dict[str, dict[str, Scores]] = {}
+    by: dict[str, dict[str, Scores]] = Field(default_factory=dict)
     misses: Misses
     calibration: Calibration | None = None
     calibration_before: Calibration | None = None
@@ -71,7 +73,7 @@ class Scorecard(Scores):
     sample_size: SampleSize | None = None
     level: float = 0.95
     notice: str = NOTICE
-    about: dict[str, Any] = {}
+    about: dict[str, Any] = Field(default_factory=dict)
 
 
 __all__ = ["NOTICE", "Interval", "MissRow", "Misses", "SampleSize", "Scorecard"]
