@@ -18,7 +18,7 @@ RESAMPLES = 2000
 SEED = 0
 LEAST = 20  # patients; a percentile interval of fewer is too narrow to be shown
 LEAST_DEFINED = 0.95  # share of resamples in which a figure must exist
-_AT_ONCE = 2_000_000  # weights held at a time
+_AT_ONCE = 50_000  # weights at a time: they stay in the cache
 
 FEW = f"fewer than {LEAST} patients or cases to resample"
 FIXED = "every resample gives the same value: there are too few mistakes to tell its spread"
@@ -77,15 +77,21 @@ class Ranking:
     def __call__(self, drawn: Floats) -> Floats:
         """(b, K) weights -> (b, 2) AUROC and average precision, NaN where a class was not drawn."""
         w = drawn[:, self.patient]  # (b, N), by rising probability
-        errors = np.add.reduceat(w * self.error, self.starts, axis=1)  # (b, G)
-        valid = np.add.reduceat(w * (1 - self.error), self.starts, axis=1)
-        all_errors, all_valid = errors.sum(axis=1), valid.sum(axis=1)
-        below = np.cumsum(valid, axis=1) - valid / 2
+        errors = w * self.error
+        valid = w - errors
+        if len(self.starts) < len(self.error):  # ties: (b, G)
+            errors, valid = (np.add.reduceat(part, self.starts, axis=1) for part in (errors, valid))
+        errors_to, valid_to = np.cumsum(errors, axis=1), np.cumsum(valid, axis=1)  # whole numbers: exact
+        all_errors, all_valid = errors_to[:, -1], valid_to[:, -1]
+        found = all_errors[:, None] - errors_to + errors  # from this probability up
+        flagged = found + (all_valid[:, None] - valid_to + valid)
         with np.errstate(divide="ignore", invalid="ignore"):
-            auroc = (errors * below).sum(axis=1) / (all_errors * all_valid)
-            found = np.cumsum(errors[:, ::-1], axis=1)
-            flagged = found + np.cumsum(valid[:, ::-1], axis=1)
-            precision = np.where(flagged > 0, found / flagged, 0.0)
-            average = (errors[:, ::-1] * precision).sum(axis=1) / all_errors
+            auroc = _dot(errors, valid_to - valid / 2) / (all_errors * all_valid)
+            average = _dot(errors, np.divide(found, flagged, out=found, where=flagged > 0)) / all_errors
         average[all_valid == 0] = np.nan
         return np.stack([auroc, average], axis=1)
+
+
+def _dot(a: Floats, b: Floats) -> Floats:
+    """(b, G) and (b, G) -> (b,)."""
+    return np.asarray(np.einsum("bg,bg->b", a, b), np.float64)

@@ -10,7 +10,7 @@ from mlx_medlora.evaluation.gate import title
 from mlx_medlora.evaluation.meanings import CARD_KEYS, MEANINGS
 from mlx_medlora.evaluation.results import Comparison, GateReport, Measure, Misses, Scorecard, Scores
 
-RATES = ("mcc",)  # figures that are no share of anything
+RATES = ("f1", "mcc", "auroc", "auprc")  # figures that are no share of anything
 MORE = ("balanced_accuracy", "ppv", "npv", "f1", "mcc", "auroc", "auprc")
 
 
@@ -34,7 +34,7 @@ def figure(found: Measure) -> str:
     if found.count is not None:
         return with_interval(found.value, found.interval, found.count, found.n)
     scale = 1 if found.name in RATES else 100
-    places, unit = (2, "") if scale == 1 else (1, " %")
+    places, unit = (3, "") if scale == 1 else (1, " %")
     shown = f"{scale * found.value:.{places}f}{unit}"
     if found.interval is None:
         return f"{shown} (no interval)"

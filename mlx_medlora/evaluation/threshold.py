@@ -19,10 +19,11 @@ Rule = Literal["max-false-flag", "min-sensitivity"]
 def choose_threshold(error: Bools, p: Floats, rule: Rule, limit: float) -> float:
     """The threshold from which on a case is flagged, by its probability `p` (N,).
 
-    `max-false-flag`: of those that flag at most `limit` of the valid treatments, the lowest, which finds
-    most errors. `min-sensitivity`: of those that find at least `limit` of the errors, the highest, which
-    flags fewest. It lies halfway, in log-odds, between two probabilities seen; cases of equal probability
-    stay together. Above 1 it flags nothing. Raises ValueError where a class is missing.
+    `max-false-flag`: of those that flag at most `limit` of the valid treatments, the one that finds most
+    errors, and then flags fewest. `min-sensitivity`: of those that find at least `limit` of the errors,
+    the one that flags fewest, and then finds most. It lies halfway, in log-odds, between two
+    probabilities seen; cases of equal probability stay together. Above 1 it flags nothing.
+    Raises ValueError where a class is missing.
     """
     if not error.any() or error.all():
         raise ValueError("a threshold needs cases of either right answer")
@@ -31,9 +32,11 @@ def choose_threshold(error: Bools, p: Floats, rule: Rule, limit: float) -> float
     flagged_errors = _flagged(np.sort(p[error]), marks)
     if rule == "max-false-flag":
         allowed = flagged_valid <= np.floor(limit * (~error).sum() + 1e-9)
-        return float(marks[allowed].min())
+        best = allowed & (flagged_errors == flagged_errors[allowed].max())
+        return float(marks[best].max())
     enough = flagged_errors >= np.ceil(limit * error.sum() - 1e-9)
-    return float(marks[enough].max())
+    best = enough & (flagged_valid == flagged_valid[enough].min())
+    return float(marks[best].min())
 
 
 def candidates(p: Floats) -> Floats:

@@ -23,8 +23,10 @@ class Paired(StrictModel):
     """`second` against `first` on the same cases.
 
     `won` are the ids that only `second` has right, `lost` those that only `first` has. `p_value` is
-    McNemar's exact one, two-sided, which takes cases as independent; `p_adjusted` allows for the number of
-    comparisons (Holm). `difference` is accuracy of second less first.
+    McNemar's exact one, two-sided, which takes cases as independent; `p_patients` that of swapping the two
+    runs patient by patient, where patients have several cases, else None. `p_adjusted` is the latter where
+    there is one, with allowance for the number of comparisons (Holm). `difference` is the accuracy of
+    second less that of first.
     """
 
     first: str
@@ -35,6 +37,7 @@ class Paired(StrictModel):
     won: list[str]
     lost: list[str]
     p_value: float
+    p_patients: float | None
     p_adjusted: float
     difference: Measure
     sentence: str
