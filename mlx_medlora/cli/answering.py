@@ -63,6 +63,14 @@ def answered(
     return found
 
 
+def note_point_left(adapter: Path) -> None:
+    """Say that what was made of the adapter goes without its operating point, where it has one."""
+    from mlx_medlora.evaluation.runs import POINT
+
+    if (adapter / POINT).is_file():
+        out.note(f"{POINT} was left behind: a threshold belongs to the weights it was chosen for.")
+
+
 def warn_of_training_cases(adapter: Path | None, split_sha256: str) -> None:
     """Say where the adapter was trained on these very cases, as far as its `run.json` tells."""
     from mlx_medlora.files import read_json

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from mlx_medlora.evaluation.results import OperatingPoint
-    from mlx_medlora.evaluation.threshold import Rule
+    from mlx_medlora.evaluation.results.calibration import Rule
 
 EXAMPLES = examples(
     "mlx-medlora calibrate --model models/medgemma-4b --adapter adapters/first --data cases "
@@ -72,7 +72,8 @@ def calibrate(
     """
     out.use_json(json)
     from mlx_medlora.cli.answering import answered, opened, warn_of_training_cases
-    from mlx_medlora.evaluation.operating_point import choose, refuse_existing, write_point
+    from mlx_medlora.evaluation.choosing import choose
+    from mlx_medlora.evaluation.operating_point import refuse_existing, write_point
     from mlx_medlora.gemma.fingerprint import fingerprint
     from mlx_medlora.gemma.hub import resolve
     from mlx_medlora.lora.formats import detect

@@ -11,15 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_medlora import __version__
 from mlx_medlora.cases.card import Label
 from mlx_medlora.errors import InputError
-from mlx_medlora.evaluation.calibration import fit_temperature, reliability, tempered
-from mlx_medlora.evaluation.measures import scores
-from mlx_medlora.evaluation.results import AppliedPoint, Measure, OperatingPoint, Prediction, Scores
-from mlx_medlora.evaluation.sample_size import cases_to_show
-from mlx_medlora.evaluation.tally import Tally
-from mlx_medlora.evaluation.threshold import Rule, choose_threshold
+from mlx_medlora.evaluation.results import AppliedPoint, OperatingPoint, Prediction
+from mlx_medlora.evaluation.runs import POINT
+from mlx_medlora.evaluation.temperature import tempered
 from mlx_medlora.files import read_json, sha256, write_json_whole
 from mlx_medlora.lora.adapter import WEIGHTS
 from mlx_medlora.lora.formats import detect
@@ -27,7 +23,6 @@ from mlx_medlora.lora.peft import PICKLE
 from mlx_medlora.lora.peft import WEIGHTS as PEFT_WEIGHTS
 from mlx_medlora.settings import StrictModel, validate
 
-FILE = "operating_point.json"
 AGAIN = "Choose it again with `mlx-medlora calibrate`, or go without it: --ignore-operating-point."
 
 
@@ -46,81 +41,6 @@ class OneVerdict(StrictModel):
         )
 
 
-def choose(
-    predictions: Sequence[Prediction],
-    rule: Rule,
-    limit: float,
-    *,
-    adapter: Path,
-    model: str,
-    model_fingerprint: str,
-    split: str,
-    split_sha256: str,
-) -> OperatingPoint:
-    """Fit the temperature on scored answers and choose the threshold that keeps `rule` on them.
-
-    Raises InputError where all cases have the same right answer.
-    """
-    tally = Tally.of(predictions)
-    if not tally.both_classes or tally.p is None:
-        raise InputError(
-            f"the split {split!r} has only cases of one right answer: no threshold can be chosen on it",
-            hint="Choose a split with errors and valid treatments.",
-        )
-    temperature, remark = fit_temperature(tally.error, tally.p)
-    p = tempered(tally.p, temperature)
-    threshold = choose_threshold(tally.error, p, rule, limit)
-    there = scores(Tally.of([_decided(row, temperature, threshold) for row in predictions]))
-    before, after = reliability(tally), reliability(tally, temperature)
-    assert before is not None
-    assert after is not None
-    return OperatingPoint(
-        temperature=temperature,
-        threshold=threshold,
-        rule=rule,
-        limit=limit,
-        weights_sha256=weights_sha256(adapter),
-        model=model,
-        model_fingerprint=model_fingerprint,
-        split=split,
-        split_sha256=split_sha256,
-        n=there.n,
-        errors=there.errors,
-        valid=there.valid,
-        sensitivity=there.tnr,
-        false_flag_rate=there.fpr,
-        ece_before=before.ece,
-        ece_after=after.ece,
-        notes=tuple(note for note in (remark, *_notes(there, rule, limit)) if note),
-        mlx_medlora=__version__,
-    )
-
-
-def _notes(found: Scores, rule: Rule, limit: float) -> list[str]:
-    """What a reader must know of the figures that were reached."""
-    notes = ["these cases chose the threshold: expect worse on new ones"]
-    if found.tnr.count == 0:
-        notes.append("no error is found at this threshold")
-    if found.fpr.count == found.fpr.n:
-        notes.append("every valid treatment is flagged at this threshold")
-    figure, name = (found.fpr, "false-flag rate") if rule == "max-false-flag" else (found.tnr, "sensitivity")
-    if not _borne_out(figure, rule, limit):
-        notes.append(f"the interval of the {name} reaches beyond {100 * limit:g} %{_more(figure, limit)}")
-    return notes
-
-
-def _borne_out(figure: Measure, rule: Rule, limit: float) -> bool:
-    if figure.interval is None:
-        return False
-    return figure.interval[1] <= limit if rule == "max-false-flag" else figure.interval[0] >= limit
-
-
-def _more(figure: Measure, limit: float) -> str:
-    needed = None if figure.value is None or not 0 < limit < 1 else cases_to_show(figure.value, limit)
-    kind = "valid treatments" if figure.name == "false_flag_rate" else "errors"
-    return "" if needed is None else f"; to show it at this rate takes about {needed} {kind}, here {figure.n}"
-
-
 def weights_sha256(adapter: Path) -> str:
     """SHA-256 of the adapter's weights file, whatever tool wrote it."""
     names = (PEFT_WEIGHTS, PICKLE) if detect(adapter) == "PEFT" else (WEIGHTS,)
@@ -133,15 +53,15 @@ def write_point(adapter: Path, point: OperatingPoint, *, replace: bool = False) 
     Raises InputError where there is one already, unless `replace`.
     """
     refuse_existing(adapter, replace=replace)
-    write_json_whole(adapter / FILE, point.model_dump(mode="json"))
-    return adapter / FILE
+    write_json_whole(adapter / POINT, point.model_dump(mode="json"))
+    return adapter / POINT
 
 
 def refuse_existing(adapter: Path, *, replace: bool) -> None:
     """Raise InputError where the adapter has an operating point, unless it is to be replaced."""
-    if (adapter / FILE).exists() and not replace:
+    if (adapter / POINT).exists() and not replace:
         message = "the adapter has an operating point already"
-        raise InputError(message, path=adapter / FILE, hint="--replace chooses it again.")
+        raise InputError(message, path=adapter / POINT, hint="--replace chooses it again.")
 
 
 def read_point(adapter: Path) -> OperatingPoint | None:
@@ -149,7 +69,7 @@ def read_point(adapter: Path) -> OperatingPoint | None:
 
     Raises InputError where the file is damaged, or was chosen for other weights than those beside it.
     """
-    path = adapter / FILE
+    path = adapter / POINT
     if not path.exists():
         return None
     raw = read_json(path)
@@ -177,7 +97,7 @@ def apply_point(
         )
     used = point.model_dump(include=set(AppliedPoint.model_fields))
     applied = AppliedPoint(**used, same_cases=same, warnings=tuple(warnings))
-    return [_decided(row, point.temperature, point.threshold) for row in predictions], applied
+    return [decided(row, point.temperature, point.threshold) for row in predictions], applied
 
 
 def judge_one(point: OperatingPoint, p_error: float) -> OneVerdict:
@@ -192,7 +112,8 @@ def calibrated(p_error: float, temperature: float) -> float:
     return float(tempered(np.array([p_error]), temperature)[0])
 
 
-def _decided(row: Prediction, temperature: float, threshold: float) -> Prediction:
+def decided(row: Prediction, temperature: float, threshold: float) -> Prediction:
+    """A scored answer by another temperature and threshold; a written one as it is."""
     if row.p_error is None:
         return row
     p = calibrated(row.p_error, temperature)

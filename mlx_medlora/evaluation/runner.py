@@ -46,10 +46,12 @@ class Evaluation:
 
     @cached_property
     def scorecard(self) -> Scorecard:
-        """Every figure, counted when it is first asked for."""
+        """Every figure, counted when it is first asked for, held against the dataset card's gates."""
+        from mlx_medlora.evaluation.gate import card_gates, judge
         from mlx_medlora.evaluation.metrics import score  # scikit-learn takes a second to import
 
-        return score(self.predictions)
+        card = score(self.predictions)
+        return card.model_copy(update={"gates": judge(card_gates(), card)})
 
 
 def evaluate(

@@ -15,6 +15,7 @@ from mlx_medlora.settings import describe, validate
 
 SCORECARD = "scorecard.json"
 PREDICTIONS = "predictions.jsonl"
+POINT = "operating_point.json"  # in the adapter's directory
 
 
 @dataclass(frozen=True)

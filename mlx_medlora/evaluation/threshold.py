@@ -5,15 +5,12 @@ Letters: N cases, C candidates.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from scipy.special import expit
 
-from mlx_medlora.evaluation.calibration import log_odds
+from mlx_medlora.evaluation.results.calibration import Rule
 from mlx_medlora.evaluation.tally import Bools, Floats
-
-Rule = Literal["max-false-flag", "min-sensitivity"]
+from mlx_medlora.evaluation.temperature import log_odds
 
 
 def choose_threshold(error: Bools, p: Floats, rule: Rule, limit: float) -> float:

@@ -9,6 +9,8 @@ from pydantic import Field
 from mlx_medlora.evaluation.results.measures import Interval, Measure
 from mlx_medlora.settings import StrictModel
 
+Rule = Literal["max-false-flag", "min-sensitivity"]
+
 
 class Bin(StrictModel):
     """One bin of the reliability diagram: `low` <= probability of ERROR < `high` (the last includes 1).
@@ -51,7 +53,7 @@ class OperatingPoint(StrictModel):
     format_version: Literal[1] = 1
     temperature: float = Field(gt=0)
     threshold: float = Field(ge=0)
-    rule: Literal["max-false-flag", "min-sensitivity"]
+    rule: Rule
     limit: float = Field(ge=0, le=1)
     weights_sha256: str
     model: str
@@ -74,7 +76,7 @@ class AppliedPoint(StrictModel):
 
     temperature: float
     threshold: float
-    rule: Literal["max-false-flag", "min-sensitivity"]
+    rule: Rule
     limit: float
     split: str
     split_sha256: str
