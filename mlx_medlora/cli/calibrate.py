@@ -91,7 +91,7 @@ def calibrate(
         rule,
         limit,
         adapter=adapter,
-        model=model,
+        model=Path(model).name if Path(model).exists() else model,  # an adapter is given away: no paths
         model_fingerprint=fingerprint(resolve(model)),
         split=split,
         split_sha256=chosen_on,

@@ -21,7 +21,7 @@ LEAST_DEFINED = 0.95  # share of resamples in which a figure must exist
 _AT_ONCE = 50_000  # weights at a time: they stay in the cache
 
 FEW = f"fewer than {LEAST} patients or cases to resample"
-FIXED = "every resample gives the same value: there are too few mistakes to tell its spread"
+FIXED = "every resample gives the same value, so that its spread cannot be told"
 UNDEFINED = "it does not exist in more than 5 % of resamples: there are too few cases of a kind"
 
 

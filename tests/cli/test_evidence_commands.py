@@ -97,6 +97,21 @@ def test_from_scores_to_a_threshold_and_a_comparison(
     assert card["operating_point"] is None
 
 
+def test_what_is_made_of_the_adapter_goes_without(
+    place: list[str | Path], adapter: Path, tmp_path: Path, call: Call
+) -> None:
+    assert "left behind" not in call("export", adapter, tmp_path / "before")[2]
+    assert call("calibrate", *place, "--adapter", adapter, "--min-sensitivity", "0.9")[0] == 0
+    for name, command in {
+        "peft": ["export", adapter, tmp_path / "peft"],
+        "fused": ["fuse", *place[:2], "--adapter", adapter, "--output", tmp_path / "fused"],
+    }.items():
+        status, _, said = call(*command)
+        assert status == 0
+        assert "operating_point.json was left behind" in said
+        assert not (tmp_path / name / "operating_point.json").exists()
+
+
 def test_generate_says_the_verdict_of_the_operating_point(
     place: list[str | Path], phantom_dataset: Path, adapter: Path, call: Call
 ) -> None:

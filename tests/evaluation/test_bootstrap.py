@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from scipy import stats
 from sklearn import metrics as sk
 
@@ -117,6 +118,19 @@ def test_cases_of_one_patient_that_agree_are_worth_one(table: Make) -> None:
     assert worth is not None
     assert found[1] - found[0] > 1.8 * (plain[1] - plain[0])
     assert found == pytest.approx(worth, abs=0.03)
+
+
+def test_the_width_is_that_of_a_cluster_robust_variance(random_cases: Make) -> None:
+    """statsmodels' mean with errors clustered by patient: another way to the same spread."""
+    cases = random_cases(900, 6, patients=300)
+    tally = Tally.of(cases)
+    fit = sm.OLS(np.array([p.correct for p in cases], float), np.ones(900)).fit(
+        cov_type="cluster", cov_kwds={"groups": tally.patient}
+    )
+    top, bottom = ACCURACY
+    drawn = resampled_counts(tally, 4000)
+    found, _ = percentile(drawn[:, top].sum(axis=1) / drawn[:, bottom].sum(axis=1))
+    assert found == pytest.approx(fit.conf_int()[0], abs=0.004)
 
 
 def test_it_is_never_surer_than_wilson(table: Make) -> None:

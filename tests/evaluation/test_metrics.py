@@ -150,6 +150,19 @@ def test_every_edge_has_a_value_or_a_reason(
                 assert one.interval[0] - 1e-12 <= one.value <= one.interval[1] + 1e-12, one.name
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_small_random_tables_never_break(seed: int, random_cases: Make) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 30))
+    patients = None if seed % 2 else int(rng.integers(1, n + 1))
+    card = score(random_cases(n, seed, patients, unreadable=float(rng.random())))
+    json.dumps(card.model_dump(mode="json"), allow_nan=False)
+    for one in card.measures.values():
+        assert one.interval is not None or one.reason
+        if one.interval is not None and one.value is not None:
+            assert one.interval[0] - 1e-12 <= one.value <= one.interval[1] + 1e-12, one.name
+
+
 def test_all_unreadable(table: Make) -> None:
     card = score(table([("CORRECT", None, 30), ("ERROR", None, 30)]))
     assert (card.accuracy, card.invalid) == (0.0, 60)
