@@ -6,7 +6,7 @@ the model write its answer greedily and reads the verdict from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -115,9 +115,16 @@ def write_evaluation(
     """
     whole = (card or evaluation.scorecard).model_copy(update={"about": about})
     with atomic_directory(output) as work:
-        write_jsonl(work / PREDICTIONS, (p.model_dump(mode="json") for p in evaluation.predictions))
+        write_jsonl(work / PREDICTIONS, (_row(p, whole.by) for p in evaluation.predictions))
         write_json(work / SCORECARD, whole.model_dump(mode="json"))
     return whole
+
+
+def _row(prediction: Prediction, grouped: Container[str]) -> dict[str, Any]:
+    """A row of predictions.jsonl: of the case's own fields no more than what the scorecard shows."""
+    row = prediction.model_dump(mode="json")
+    told = {name: value for name, value in row["metadata"].items() if name in grouped}
+    return {**row, "metadata": told}
 
 
 def _prediction(case: Case, verdict: Verdict, method: Method) -> Prediction:
@@ -137,7 +144,4 @@ def _prediction(case: Case, verdict: Verdict, method: Method) -> Prediction:
         severity=case.metadata.severity,
         image_paths=case.image_paths,
         metadata=case.metadata.model_dump(mode="json"),
-        instruction=case.instruction,
-        input=case.input,
-        expected=case.output,
     )

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from mlx_medlora.cli.app import run
+from mlx_medlora.errors import InputError
 from mlx_medlora.evaluation.results import Comparison, OperatingPoint, Scorecard
-from mlx_medlora.evaluation.runs import read_run
+from mlx_medlora.evaluation.runs import cases_of, read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 Call = Callable[..., tuple[int, dict[str, Any], str]]
@@ -71,9 +72,6 @@ def test_from_scores_to_a_threshold_and_a_comparison(
     assert all(p.p_calibrated != p.p_error for p in used.predictions if p.p_error != 0.5)
     assert ignored.scorecard.accuracy is not None
     assert ignored.scorecard.accuracy >= 0.75
-    assert ignored.predictions[0].input.startswith("**Patient Information:**")
-    assert ignored.predictions[0].expected.startswith(("ERROR - ", "CORRECT - "))
-    assert ignored.predictions[0].metadata["modality"] == ignored.predictions[0].modality
 
     status, found, _ = call("compare", runs["used"], runs["ignored"])
     assert status == 0
@@ -145,10 +143,12 @@ def test_the_scored_verdict_of_generate_is_that_of_eval(
 ) -> None:
     assert call("calibrate", *place, "--adapter", adapter, "--min-sensitivity", "0.9")[0] == 0
     call("eval", *place, "--adapter", adapter, "--output", tmp_path / "run")
-    first = read_run(tmp_path / "run").predictions[0]
+    done = read_run(tmp_path / "run")
+    first = done.predictions[0]
+    case = cases_of(done)[1][first.id]
     _, found, _ = call(
         "generate", *place[:2], "--adapter", adapter, "--image", phantom_dataset / first.image_paths[0],
-        "--system", first.instruction, "--prompt", first.input, "--max-tokens", "12",
+        "--system", case.instruction, "--prompt", case.input, "--max-tokens", "12",
     )  # fmt: skip
     assert found["verdict"]["p_error"] == pytest.approx(first.p_error, abs=1e-4)
     assert found["verdict"]["verdict"] == first.predicted
@@ -179,6 +179,28 @@ def test_groups_and_margin_reach_the_scorecard(place: list[str | Path], tmp_path
     assert sum(group["n"] for group in card["by"]["image_has_finding"].values()) == 8
     assert card["sample_size"]["margin"] == 0.2
     assert card["sample_size"]["least"] == 35
+
+
+def test_a_run_finds_its_cases_again_and_copies_none(
+    place: list[str | Path], phantom_dataset: Path, tmp_path: Path, call: Call
+) -> None:
+    call("eval", *place, "--by", "image_has_finding", "--output", tmp_path / "run")
+    done = read_run(tmp_path / "run")
+    moved = Path(shutil.copytree(phantom_dataset, tmp_path / "moved"))
+    for data in (None, moved):
+        dataset, cases = cases_of(done, data)
+        assert [cases[p.id].label for p in done.predictions] == [p.label for p in done.predictions]
+        assert all(dataset.image_files(case) for case in cases.values())
+    written = (tmp_path / "run" / "predictions.jsonl").read_text()
+    for case in cases.values():
+        for line in (case.instruction, case.output, *case.input.splitlines()):
+            assert len(line) < 12 or line not in written
+    shown = {"modality", "error_type", "severity", "image_has_finding"}
+    assert all(set(p.metadata) == shown for p in done.predictions)
+    text = (moved / "val.jsonl").read_text()
+    (moved / "val.jsonl").write_text(text.replace("Age: ", "Age: 1", 1))
+    with pytest.raises(InputError, match="is not the one that"):
+        cases_of(done, moved)
 
 
 def test_wrong_input_is_named_before_the_model_loads(

@@ -13,13 +13,13 @@ Method = Literal["score", "generate"]
 
 
 class Prediction(StrictModel):
-    """One case's answer, with enough of the case to show it on a page.
+    """One case's answer. The case's own text and images stay in the dataset (`runs.cases_of`).
 
     `p_error` (method score) is the model's own probability of ERROR against CORRECT, `p_calibrated` the
     same after the operating point's temperature, None where none was applied. `predicted` is ERROR from
     `threshold` on. `text` (method generate) is the whole answer; `predicted` is None where that could not
-    be read, and `threshold` None. `metadata` holds all of the case's fields, `expected` the right answer
-    in full.
+    be read, and `threshold` None. `metadata` holds the case's fields; of those, only what was grouped by
+    (`--by`) is written.
     """
 
     id: str
@@ -37,9 +37,6 @@ class Prediction(StrictModel):
     severity: str
     image_paths: tuple[str, ...]
     metadata: dict[str, Any] = Field(default_factory=dict)
-    instruction: str = ""
-    input: str = ""
-    expected: str = ""
 
     @property
     def probability(self) -> float | None:
