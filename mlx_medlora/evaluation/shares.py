@@ -36,7 +36,7 @@ def share_interval(
     if own.max() <= 1:
         return plain, WILSON
     drawn = None
-    if patients >= LEAST and 0 < count < n and resampled is not None:
+    if patients >= LEAST and resampled is not None:  # all right or all wrong has no spread: None
         with np.errstate(divide="ignore", invalid="ignore"):
             drawn, _ = percentile(resampled[:, top].sum(axis=1) / resampled[:, bottom].sum(axis=1), level)
     if drawn is None:

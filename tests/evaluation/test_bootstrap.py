@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 from mlx_medlora.evaluation import bootstrap
 from mlx_medlora.evaluation.bootstrap import Ranking, percentile, resample, resampled_counts, weights
 from mlx_medlora.evaluation.intervals import wilson, wilson_effective
-from mlx_medlora.evaluation.measures import SHARES, _of_counts
+from mlx_medlora.evaluation.measures import SHARES, _of_counts, scores
 from mlx_medlora.evaluation.results import Prediction
 from mlx_medlora.evaluation.shares import AS_PATIENTS, BY_PATIENT, WILSON, share_interval
 from mlx_medlora.evaluation.tally import Tally
@@ -138,6 +138,31 @@ def test_it_is_never_surer_than_wilson(table: Make) -> None:
     rows = [row for _ in range(30) for row in (("ERROR", "ERROR", 1), ("ERROR", "CORRECT", 1))]
     found, method = interval(of_patients(table(rows), 2))
     assert (found, method) == (wilson_effective(0.5, 30), AS_PATIENTS)
+
+
+def test_patients_who_differ_less_than_chance_do_not_narrow_it(table: Make) -> None:
+    """Twenty-nine patients half right and one all right: resampling alone would be far too sure."""
+    rows = [row for _ in range(29) for row in (("ERROR", "ERROR", 1), ("ERROR", "CORRECT", 1))]
+    cases = of_patients(table([*rows, ("ERROR", "ERROR", 2)]), 2)
+    plain = wilson(31, 60)
+    assert plain is not None
+    drawn, _ = percentile(resampled_counts(Tally.of(cases))[:, 0] / 60)
+    assert drawn is not None
+    assert drawn[1] - drawn[0] < 0.3 * (plain[1] - plain[0])
+    assert interval(cases) == (plain, BY_PATIENT)
+
+
+def test_balanced_accuracy_is_no_surer_than_resampled_patients(table: Make) -> None:
+    """Each patient has an error and a valid treatment, both right or both wrong."""
+    right = [("ERROR", "ERROR", 1), ("CORRECT", "CORRECT", 1)]
+    wrong = [("ERROR", "CORRECT", 1), ("CORRECT", "ERROR", 1)]
+    together = scores(Tally.of(of_patients(table(right * 30 + wrong * 20), 2))).measures["balanced_accuracy"]
+    apart = scores(Tally.of(table(right * 30 + wrong * 20))).measures["balanced_accuracy"]
+    assert together.value == apart.value == 0.6
+    assert together.interval is not None
+    assert apart.interval is not None
+    width = [one[1] - one[0] for one in (together.interval, apart.interval)]
+    assert width[0] > 1.3 * width[1]
 
 
 @pytest.mark.parametrize(("right", "wrong", "each"), [(100, 0, 50), (60, 0, 2), (30, 10, 4)])

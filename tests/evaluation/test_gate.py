@@ -60,6 +60,21 @@ def test_each_verdict_by_hand(table: Make) -> None:
     assert (results[3].value, results[3].n, results[3].interval) == (0.05, 20, card.fpr.interval)
 
 
+def test_bounds_that_touch_the_limit(table: Make) -> None:
+    """`at least` takes the limit itself, `under` does not."""
+    card = card_of(table, 19, 1)
+    edges = {"accuracy": (0.9, 0.95), "false_flag_rate": (0.01, 0.05)}
+    for name, interval in edges.items():
+        card.measures[name] = card.measures[name].model_copy(update={"interval": interval})
+    gates = [
+        Gate(measure="accuracy", at_least=0.9),
+        Gate(measure="accuracy", at_least=0.95),
+        Gate(measure="fpr", under=0.05),
+        Gate(measure="fpr", under=0.01),
+    ]
+    assert [one.verdict for one in judge(gates, card).gates] == ["pass", "undecided", "undecided", "fail"]
+
+
 def test_what_was_not_measured_is_undecided(table: Make) -> None:
     card = score(table([("ERROR", "ERROR", 500)]))
     results = judge([Gate(measure=name, at_least=0.5) for name in ("tnr", "tpr", "auroc")], card).gates

@@ -95,6 +95,15 @@ def test_it_says_what_speaks_against_it(known: list[Prediction], adapter: Path) 
     assert every.sensitivity.value == 1.0
 
 
+def test_at_the_threshold_itself_a_case_is_flagged(known: list[Prediction], adapter: Path) -> None:
+    level = chosen(known, adapter).model_copy(update={"temperature": 1.0, "threshold": known[0].p_error})
+    decided, _ = apply_point(level, known, split_sha256="", model_fingerprint="")
+    assert decided[0].predicted == "ERROR"
+    assert judge_one(level, known[0].p_error or 0.0).verdict == "ERROR"
+    above = level.model_copy(update={"threshold": float(np.nextafter(known[0].p_error or 0.0, 2))})
+    assert judge_one(above, known[0].p_error or 0.0).verdict == "CORRECT"
+
+
 def test_one_class_is_refused(scored: Make, adapter: Path) -> None:
     with pytest.raises(InputError, match="only cases of one right answer"):
         chosen(scored([("ERROR", 0.9), ("ERROR", 0.2)]), adapter)
