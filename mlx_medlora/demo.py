@@ -14,7 +14,7 @@ from mlx_medlora.cases.dataset import Dataset
 from mlx_medlora.cases.prepare import prepare_phantoms
 from mlx_medlora.cases.schema import Case
 from mlx_medlora.errors import Interrupted, NoSpace
-from mlx_medlora.evaluation.metrics import Scorecard
+from mlx_medlora.evaluation.results import Scorecard
 from mlx_medlora.evaluation.runner import Evaluation, answer_case, evaluate, write_evaluation
 from mlx_medlora.evaluation.tables import accuracy, scorecard_table
 from mlx_medlora.features.settings import FeatureSettings
@@ -124,6 +124,7 @@ def _scored(model: Path, adapter: Path | None, dataset: Dataset, output: Path) -
     network, processor = load(str(model), adapter)
     found = evaluate(network, Encoder(processor, network.config), dataset, "test", batch_size=20)
     about: dict[str, Any] = {"model": EMBEDDED, "adapter": adapter and adapter.name, "split": "test"}
+    about["split_sha256"] = dataset.fingerprint("test")
     write_evaluation(output, found, {**about, "method": "score", "note": TOY})
     return found
 

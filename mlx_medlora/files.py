@@ -174,6 +174,22 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def write_json_whole(path: Path, value: object) -> None:
+    """As `write_json`, its owner's alone and in one move: the old file stays, or the new one is complete.
+
+    Raises InputError or NoSpace where it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with plain_os_errors(path):
+        try:
+            write_json(partial, value)
+            keep_private(partial)
+            sync_path(partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
 def write_jsonl(path: Path, rows: Iterable[object]) -> None:
     """Write one JSON object a line; NaN is refused (ValueError)."""
     with path.open("w", encoding="utf-8", newline="\n") as stream:

@@ -12,6 +12,8 @@ from mlx_medlora import __version__, network, privacy
 from mlx_medlora.backend import refuse_tight_limit
 from mlx_medlora.cli import (
     bench,
+    calibrate,
+    compare,
     convert,
     demo,
     doctor,
@@ -42,7 +44,7 @@ app = typer.Typer(
 )
 
 for group in (
-    *(demo, convert, prepare, plan, train, eval, generate),
+    *(demo, convert, prepare, plan, train, eval, compare, calibrate, generate),
     *(fuse, exchange, parity, bench, doctor),
 ):
     group.add_to(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -11,6 +12,7 @@ from mlx_medlora.cli.options import (
     Data,
     FeaturesAt,
     FeaturesLimit,
+    IgnorePoint,
     Json,
     Model,
     NoFeatures,
@@ -25,13 +27,20 @@ from mlx_medlora.cli.options import (
 from mlx_medlora.cli.output import out
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from rich.console import RenderableType
+
+    from mlx_medlora.evaluation.results import AppliedPoint, GateReport, OperatingPoint, Prediction, Scorecard
 
 EXAMPLES = examples(
     "mlx-medlora eval --model models/medgemma-4b --data lora_training --output runs/base",
     "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases --output runs/first",
     "mlx-medlora eval --model tiny-medgemma --data lora_training --method generate --output runs/words",
     "mlx-medlora eval --model /volumes/usb/medgemma-4b --data cases --output runs/copied --verify",
+    "mlx-medlora eval --model models/medgemma-4b --data cases --by gender --by site --output runs/groups",
+    "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases --split test "
+    "--gates gates.yaml --require-gates --output runs/gated",
+    "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases "
+    "--ignore-operating-point --margin 0.02 --output runs/plain",
 )
 
 
@@ -54,6 +63,22 @@ def evaluate(
         int | None, typer.Option(min=1, help="Most cases answered at once; by default as many as pays.")
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer of --method generate.")] = 64,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="A metadata field to group by as well; may be given often.", metavar="FIELD"),
+    ] = None,
+    gates: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of gates; by default the dataset card's.", metavar="FILE"),
+    ] = None,
+    require_gates: Annotated[
+        bool, typer.Option("--require-gates", help="Exit with 3 where a gate fails or is undecided.")
+    ] = False,
+    margin: Annotated[
+        float,
+        typer.Option(min=0.001, max=0.5, help="Tell how many cases give the accuracy to within this."),
+    ] = 0.05,
+    ignore_operating_point: IgnorePoint = False,
     features: FeaturesAt = None,
     features_limit: FeaturesLimit = None,
     no_features: NoFeatures = False,
@@ -64,54 +89,91 @@ def evaluate(
 ) -> None:
     """Measure a model on one split of a dataset.
 
-    Accuracy and the card's rates, with 95 % intervals and for each modality.
+    Every figure with its 95 % interval, for all cases and each group, held against gates.
     Writes scorecard.json and predictions.jsonl. Research tool, not a medical device.
     """
     out.use_json(json)
-    from mlx_medlora.cases.dataset import Dataset
-    from mlx_medlora.evaluation.runner import evaluate as answer
-    from mlx_medlora.evaluation.runner import write_evaluation
-    from mlx_medlora.evaluation.tables import scorecard_table
-    from mlx_medlora.features.opening import open_features
+    from mlx_medlora.cli.answering import answered, opened, warn_of_training_cases
+    from mlx_medlora.evaluation.gate import CARD, judge, read_gates, require, target_of
+    from mlx_medlora.evaluation.metrics import FIELDS, check_fields, score
+    from mlx_medlora.evaluation.runner import Evaluation, write_evaluation
     from mlx_medlora.files import refuse_nonempty
-    from mlx_medlora.gemma.processor import Encoder
-    from mlx_medlora.lora.load import load
 
     kept = feature_settings(features, features_limit, no_features)
     refuse_nonempty(output)
-    dataset = Dataset.open(data)
-    dataset.refuse_shared_ids()
-    cases = dataset.cases(split)  # faults in the data are said before the model loads
+    demands = read_gates(gates, (*FIELDS, *(by or [])))
+    point = _point(adapter, method, ignore_operating_point)
+    dataset = opened(data, split)
+    check_fields(by or [], [case.metadata.model_dump() for case in dataset.cases(split)])
     verify_model(model, verify)
-    network, processor = load(model, adapter)
-    encoder = Encoder(processor, network.config)
-    images = any(case.image_paths for case in cases)
-    with (
-        open_features(network, encoder, kept, data, out.warning, images=images) as seen,
-        out.progress(f"answering {split}") as step,
-    ):
-        found = answer(
-            network,
-            encoder,
-            dataset,
-            split,
-            method=method,
-            batch_size=batch_size,
-            max_tokens=max_tokens,
-            features=seen,
-            progress=step,
-        )
-    if images:
-        out.note(seen.use.sentence())
-    about = _about(model, adapter, data, split, method, dataset.fingerprint(split))
-    write_evaluation(output, found, about)
-    card = found.scorecard
-    out.result(
-        {**card.model_dump(mode="json"), "about": about, "output": str(output)},
-        scorecard_table({split: card}),
-        card.notice,
-        f"Wrote {output}",
+    found = answered(
+        model, adapter, dataset, split, kept, method=method, batch_size=batch_size, max_tokens=max_tokens
     )
+    fingerprint = dataset.fingerprint(split)
+    warn_of_training_cases(adapter, fingerprint)
+    predictions, applied = _decided(point, found.predictions, model, fingerprint)
+    card = score(predictions, by=by or [], point=applied, target=target_of(demands), margin=margin)
+    report = judge(demands, card, CARD if gates is None else str(gates))
+    about = _about(model, adapter, data, split, method, fingerprint)
+    judged = card.model_copy(update={"gates": report})
+    written = write_evaluation(output, Evaluation(predictions), about, judged)
+    shown = {**written.model_dump(mode="json"), "output": str(output)}
+    out.result(shown, *_renderables(split, written, report), f"Wrote {output}")
+    if require_gates:
+        require(report)
+
+
+def _point(adapter: Path | None, method: str, ignore: bool) -> OperatingPoint | None:
+    """The adapter's operating point where it is to be used; read before the model loads."""
+    from mlx_medlora.evaluation.operating_point import read_point
+
+    if adapter is None or ignore or not adapter.is_dir():
+        return None
+    point = read_point(adapter)
+    if point is not None and method == "generate":
+        out.note(
+            "The adapter's operating point is for --method score: written answers are taken as they stand."
+        )
+        return None
+    return point
+
+
+def _decided(
+    point: OperatingPoint | None, predictions: list[Prediction], model: str, split_sha256: str
+) -> tuple[list[Prediction], AppliedPoint | None]:
+    """The answers by the operating point, if there is one, with warnings of what speaks against it."""
+    from mlx_medlora.evaluation.operating_point import apply_point
+    from mlx_medlora.gemma.fingerprint import fingerprint
+    from mlx_medlora.gemma.hub import resolve
+
+    if point is None:
+        return predictions, None
+    mine = fingerprint(resolve(model))
+    decided, applied = apply_point(point, predictions, split_sha256=split_sha256, model_fingerprint=mine)
+    for warning in applied.warnings:
+        out.warning(warning)
+    return decided, applied
+
+
+def _renderables(split: str, card: Scorecard, report: GateReport) -> list[RenderableType]:
+    from mlx_medlora.evaluation.tables import gates_table, misses_table, scorecard_table
+
+    shown: list[RenderableType] = [scorecard_table({split: card}, more=True)]
+    if card.misses.rows:
+        shown.append(misses_table(card.misses))
+    shown.append(gates_table(report))
+    if card.calibration is not None:
+        brier = card.calibration.brier.value
+        shown.append(f"Calibration: ECE {card.calibration.ece:.3f}, Brier {brier:.3f}")
+    if card.operating_point is not None:
+        used = card.operating_point
+        shown.append(
+            f"Operating point: ERROR from {used.threshold:.4f} on, after temperature {used.temperature:.3f} "
+            f"({used.rule} {used.limit:g}, chosen on {used.n} cases of {used.split})"
+        )
+    if card.sample_size is not None:
+        shown.append(card.sample_size.sentence)
+    return [*shown, card.notice]
 
 
 def _about(

@@ -44,9 +44,11 @@ def export(
     `PeftModel.from_pretrained` loads it; SigLIP's layers are touched only where they were trained.
     """
     out.use_json(json)
+    from mlx_medlora.cli.answering import note_point_left
     from mlx_medlora.lora.exchange import export_adapter
 
     done = export_adapter(adapter, output, before_4_52=before_4_52)
+    note_point_left(adapter)
     out.result(done.model_dump(mode="json"), str(done), f"Wrote {output}")
     if done.warning:
         out.warning(done.warning)

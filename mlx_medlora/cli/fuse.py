@@ -72,6 +72,7 @@ def fuse(
     complete or absent.
     """
     out.use_json(json)
+    from mlx_medlora.cli.answering import note_point_left
     from mlx_medlora.lora.fuse import fuse as merge
 
     verify_model(model, verify)
@@ -93,6 +94,7 @@ def fuse(
             check=refuse_or_pass,
             progress=step,
         )
+    note_point_left(adapter)
     said = report.model_dump(mode="json") | {"drift": measured[0].model_dump() if measured else None}
     out.result(said, str(report), *map(_sentence, measured), f"Wrote {output}")
     if report.warning:

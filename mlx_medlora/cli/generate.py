@@ -9,6 +9,7 @@ import typer
 
 from mlx_medlora.cli.options import (
     Adapter,
+    IgnorePoint,
     Json,
     Model,
     Offline,
@@ -22,6 +23,8 @@ from mlx_medlora.cli.output import out
 EXAMPLES = examples(
     'mlx-medlora generate --model models/medgemma-4b --image chest.png --prompt "Describe this X-ray."',
     'mlx-medlora generate --model models/medgemma-4b --adapter adapters/first --prompt "..." --max-tokens 64',
+    'mlx-medlora generate --model models/medgemma-4b --adapter adapters/first --prompt "..." '
+    "--ignore-operating-point",
     'mlx-medlora generate --model tiny-medgemma --image a.png --image b.png --prompt "What has changed?"',
     'mlx-medlora generate --model /volumes/usb/medgemma-4b --image chest.png --prompt "..." --verify',
 )
@@ -43,19 +46,27 @@ def generate(
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the sampling, where --temperature is above 0.")] = 0,
+    ignore_operating_point: IgnorePoint = False,
     offline: Offline = False,
     verbose_cases: VerboseCases = False,
     verify: Verify = False,
     json: Json = False,
 ) -> None:
-    """Answer one prompt about any number of images. Research tool, not a medical device."""
+    """Answer one prompt about any number of images. Research tool, not a medical device.
+
+    Where the adapter has an operating point and the answer begins with ERROR or CORRECT, the calibrated
+    probability of ERROR and the verdict by its threshold follow the answer. The text stays as written.
+    """
     out.use_json(json)
+    from mlx_medlora.evaluation.answers import parse_answer
+    from mlx_medlora.evaluation.operating_point import judge_one, read_point
     from mlx_medlora.evaluation.single import answer_one
     from mlx_medlora.gemma.processor import Encoder
     from mlx_medlora.lora.load import load
 
     text = typer.get_text_stream("stdin").read() if prompt == "-" else prompt
     verify_model(model, verify)
+    point = None if adapter is None or ignore_operating_point else read_point(adapter)
     network, processor = load(model, adapter)
     answer = answer_one(
         network,
@@ -66,7 +77,13 @@ def generate(
         max_tokens=max_tokens,
         temperature=temperature,
         seed=seed,
+        verdict=point is not None,
     )
-    out.result({"text": answer.text, "tokens": answer.tokens, "finished": answer.finished}, answer.text)
+    said = {"text": answer.text, "tokens": answer.tokens, "finished": answer.finished}
+    judged = None if point is None or answer.p_error is None else judge_one(point, answer.p_error)
+    shown = said if judged is None else {**said, "verdict": judged.model_dump(mode="json")}
+    out.result(shown, answer.text, *([] if judged is None else [str(judged)]))
+    if judged is not None and judged.verdict != parse_answer(answer.text):
+        out.warning("the answer as written and the verdict by the operating point are not the same")
     if not answer.finished:
         out.warning(f"stopped after {max_tokens} tokens, before the answer ended: raise --max-tokens")

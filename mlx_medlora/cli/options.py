@@ -65,6 +65,11 @@ Offline = Annotated[
     ),
 ]
 
+IgnorePoint = Annotated[
+    bool,
+    typer.Option("--ignore-operating-point", help="Go without the threshold that `calibrate` chose."),
+]
+
 _FIELDS = FeatureSettings.model_fields
 FeaturesAt = Annotated[
     Path | None, typer.Option("--features", help=_FIELDS["directory"].description, metavar="DIR")

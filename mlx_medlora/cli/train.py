@@ -178,7 +178,7 @@ def validation_accuracy(given: Validation) -> float | None:
     from mlx_medlora.evaluation.runner import evaluate
 
     found = evaluate(given.model, given.encoder, given.dataset, given.split, features=given.features)
-    return found.scorecard.accuracy
+    return found.accuracy
 
 
 def _summary(record: RunRecord) -> str:

@@ -1,99 +1,89 @@
-"""The scorecard: accuracy and the dataset card's three rates, each with its interval and its meaning."""
+"""The scorecard: every figure of all cases together, and of each group of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mlx_medlora.cases.card import Label
-from mlx_medlora.evaluation.intervals import wilson
-from mlx_medlora.settings import StrictModel
+import numpy as np
 
-NOTICE = (
-    "Research tool, not a medical device: nothing here shows that a model is safe to use on patients. "
-    "Small samples say little: read the intervals (Wilson, 95 %), which treat the cases as independent."
-)
+from mlx_medlora.errors import InputError
+from mlx_medlora.evaluation.calibration import reliability
+from mlx_medlora.evaluation.gate import TARGET
+from mlx_medlora.evaluation.measures import scores
+from mlx_medlora.evaluation.misses import misses
+from mlx_medlora.evaluation.results import AppliedPoint, Prediction, Scorecard, Scores
+from mlx_medlora.evaluation.sample_size import sample_size
+from mlx_medlora.evaluation.tally import Tally
 
-MEANINGS = {
-    "tpr": "True Positive Rate: the share of valid treatments that were found valid",
-    "tnr": "True Negative Rate: the share of wrong treatments whose error was found",
-    "fpr": "False Positive Rate: the share of valid treatments that were flagged as errors",
-}
-
-
-class Rate(StrictModel):
-    """A share: `count` of `n` cases; `value` and `interval` are None where n is 0."""
-
-    value: float | None
-    count: int
-    n: int
-    interval: tuple[float, float] | None
-    meaning: str
+FIELDS = ("modality", "error_type", "severity")
+MOST_GROUPS = 60
+NOT_STATED = "not stated"
+MARGIN = 0.05
 
 
-class Scores(StrictModel):
-    """The figures of one group of cases. An unreadable answer is wrong, and counted in `invalid` too."""
+def score(
+    predictions: Sequence[Prediction],
+    *,
+    by: Sequence[str] = (),
+    point: AppliedPoint | None = None,
+    target: float = TARGET,
+    margin: float = MARGIN,
+) -> Scorecard:
+    """The scorecard of these answers, by modality, error type, severity and the metadata fields `by`.
 
-    accuracy: float | None
-    n: int
-    correct: int
-    accuracy_interval: tuple[float, float] | None
-    tpr: Rate
-    tnr: Rate
-    fpr: Rate
-    invalid: int
-    invalid_rate: float | None
-
-
-class Scorecard(Scores):
-    """All cases together, and each modality on its own."""
-
-    by_modality: dict[str, Scores]
-    notice: str = NOTICE
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One answered case: `predicted` is None where the answer could not be read."""
-
-    label: Label
-    predicted: Label | None
-    modality: str
-
-
-def score(outcomes: Sequence[Outcome]) -> Scorecard:
-    """Count `outcomes` into a scorecard; modalities in alphabetical order."""
-    modalities = sorted({outcome.modality for outcome in outcomes})
-    groups = {name: _scores([o for o in outcomes if o.modality == name]) for name in modalities}
-    return Scorecard(**_scores(outcomes).model_dump(), by_modality=groups)
-
-
-def _scores(outcomes: Sequence[Outcome]) -> Scores:
-    valid = [o.predicted for o in outcomes if o.label == "CORRECT"]
-    wrong = [o.predicted for o in outcomes if o.label == "ERROR"]
-    correct = _count(valid, "CORRECT") + _count(wrong, "ERROR")
-    invalid = _count(valid, None) + _count(wrong, None)
-    n = len(outcomes)
-    return Scores(
-        accuracy=_share(correct, n),
-        n=n,
-        correct=correct,
-        accuracy_interval=wilson(correct, n),
-        tpr=_rate("tpr", _count(valid, "CORRECT"), len(valid)),
-        tnr=_rate("tnr", _count(wrong, "ERROR"), len(wrong)),
-        fpr=_rate("fpr", _count(valid, "ERROR"), len(valid)),
-        invalid=invalid,
-        invalid_rate=_share(invalid, n),
+    `point` is the operating point that was applied to them, `target` and `margin` the accuracy and the
+    half-width for which the number of cases is told. Raises InputError as `check_fields`.
+    """
+    check_fields(by, [p.metadata for p in predictions])
+    tally = Tally.of(predictions)
+    whole = scores(tally)
+    groups = {field: _groups(field, predictions, tally) for field in dict.fromkeys((*FIELDS, *by))}
+    temperature = 1.0 if point is None else point.temperature
+    calibration = reliability(tally, temperature)
+    return Scorecard(
+        **dict(whole),
+        by_modality=groups["modality"],
+        by=groups,
+        misses=misses(predictions),
+        calibration=calibration,
+        calibration_before=None if point is None else reliability(tally),
+        operating_point=point,
+        sample_size=None if whole.accuracy is None else sample_size(whole, target, margin),
     )
 
 
-def _count(predictions: Iterable[Label | None], wanted: Label | None) -> int:
-    return sum(predicted == wanted for predicted in predictions)
+def _groups(field: str, predictions: Sequence[Prediction], tally: Tally) -> dict[str, Scores]:
+    values = [_value(field, p) for p in predictions]
+    names = sorted(set(values) - {NOT_STATED}) + [NOT_STATED] * (NOT_STATED in values)
+    column = np.array(values, object)
+    return {name: scores(tally.where(column == name)) for name in names}
 
 
-def _share(count: int, n: int) -> float | None:
-    return count / n if n else None
+def _value(field: str, prediction: Prediction) -> str:
+    """What a case has in a field, as text."""
+    if field in FIELDS:
+        return str(getattr(prediction, field))
+    return _text(prediction.metadata.get(field))
 
 
-def _rate(name: str, count: int, n: int) -> Rate:
-    return Rate(value=_share(count, n), count=count, n=n, interval=wilson(count, n), meaning=MEANINGS[name])
+def _text(value: Any) -> str:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return NOT_STATED
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def check_fields(by: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> None:
+    """Raise InputError for a field that none of these cases has, or one of too many values."""
+    for field in by:
+        values = {_text(one.get(field)) for one in metadata} - {NOT_STATED}
+        if field not in FIELDS and not values:
+            known = ", ".join(sorted({name for one in metadata for name in one}))
+            raise InputError(f"no case has the metadata field {field!r}", hint=f"Their fields: {known}.")
+        if len(values) > MOST_GROUPS:
+            raise InputError(
+                f"the metadata field {field!r} has {len(values)} values, more than {MOST_GROUPS}",
+                hint="Put a coarser field into the cases' metadata: an age group for an age.",
+            )

@@ -17,6 +17,7 @@ from mlx_medlora.gemma.reading import Trunk, read_header
 from mlx_medlora.gemma.scoring import answer_log_probs
 from mlx_medlora.gemma.sharing import LEAST, Batch, Prompt, common, plan
 
+EVEN = 0.5  # from here on ERROR is the likelier of the two
 Verdict = tuple[Label | None, float | None, str | None]  # predicted, p_error, text
 
 
@@ -53,18 +54,25 @@ class Scorer(Reader):
 
     def read(self, cases: Sequence[Case], prompts: Sequence[Prompt], batch: Batch) -> list[Verdict]:
         """A verdict for each case. Raises MedloraError where a log-probability is not a number."""
-        found = answer_log_probs(self.model, prompts, self.words, self.header, batch.stem)
-        verdicts: list[Verdict] = []
-        for case, row in zip(cases, found, strict=True):
+        places = [f"{case.where}: case {case.id!r}" for case in cases]
+        found = self.p_errors(prompts, batch.stem, places)
+        return [("ERROR" if p_error >= EVEN else "CORRECT", p_error, None) for p_error in found]
+
+    def p_errors(
+        self, prompts: Sequence[Prompt], stem: int = 0, places: Sequence[str] | None = None
+    ) -> list[float]:
+        """The probability of ERROR against CORRECT after each prompt; errors name it by its place."""
+        found = answer_log_probs(self.model, prompts, self.words, self.header, stem)
+        probabilities: list[float] = []
+        for place, row in zip(places or ["the prompt"] * len(prompts), found, strict=True):
             error, correct = (float(value) for value in row)
             if not (math.isfinite(error) and math.isfinite(correct)):
                 raise MedloraError(
-                    f"{case.where}: case {case.id!r} got log-probabilities {error} and {correct}",
+                    f"{place} got log-probabilities {error} and {correct}",
                     hint="The weights or the adapter hold values that are not numbers: make them again.",
                 )
-            p_error = _softmax_first(error, correct)
-            verdicts.append(("ERROR" if p_error >= 0.5 else "CORRECT", p_error, None))
-        return verdicts
+            probabilities.append(_softmax_first(error, correct))
+        return probabilities
 
 
 class Writer(Reader):

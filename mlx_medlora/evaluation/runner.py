@@ -6,65 +6,59 @@ the model write its answer greedily and reads the verdict from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import mlx.core as mx
 
-from mlx_medlora.cases.card import Label
 from mlx_medlora.cases.dataset import Dataset
 from mlx_medlora.cases.schema import Case
 from mlx_medlora.errors import InputError
-from mlx_medlora.evaluation.metrics import Outcome, Scorecard, score
 from mlx_medlora.evaluation.prompts import PromptMaker
-from mlx_medlora.evaluation.readers import Reader, Scorer, Verdict, Writer
+from mlx_medlora.evaluation.readers import EVEN, Reader, Scorer, Verdict, Writer
+from mlx_medlora.evaluation.results import Prediction, Scorecard
+from mlx_medlora.evaluation.results.predictions import Method
+from mlx_medlora.evaluation.runs import PREDICTIONS, SCORECARD
 from mlx_medlora.files import atomic_directory, write_json, write_jsonl
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder
 from mlx_medlora.gemma.sharing import Batch
 
-Method = Literal["score", "generate"]
 METHODS: tuple[Method, ...] = get_args(Method)
 Progress = Callable[[int, int], None]
 # What of the data stands in what `write_evaluation` writes.
 CONTAINS = (
     "scorecard.json: counts, rates, and one SHA-256 over the split's rows and images.",
     "predictions.jsonl: each case's id, patient's id, modality, label, error type, severity and image names, "
-    "and the model's answer, which may repeat what the case says. No case's own text, no image.",
+    "the fields asked for with --by, the probability of ERROR, and the model's answer, which may repeat what "
+    "the case says. No case's own text, no image.",
 )
 POOL = 4096  # cases that are sorted into batches together; more would only hold up the first answer
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """One case's answer, a row of predictions.jsonl.
-
-    `p_error` (method score) is the probability of ERROR against CORRECT; `text` (method generate) is
-    the whole answer; `predicted` is None where that text could not be read.
-    """
-
-    id: str
-    modality: str
-    label: Label
-    predicted: Label | None
-    correct: bool
-    method: Method
-    p_error: float | None
-    text: str | None
-    patient_id: str | None
-    error_type: str
-    severity: str
-    image_paths: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Evaluation:
-    """A scorecard and the predictions it counts, in the dataset's order."""
+    """The predictions, in the dataset's order, and the scorecard that counts them."""
 
-    scorecard: Scorecard
     predictions: list[Prediction]
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share that is right, without the intervals that a scorecard takes time for."""
+        found = self.predictions
+        return sum(p.correct for p in found) / len(found) if found else None
+
+    @cached_property
+    def scorecard(self) -> Scorecard:
+        """Every figure, counted when it is first asked for, held against the dataset card's gates."""
+        from mlx_medlora.evaluation.gate import card_gates, judge
+        from mlx_medlora.evaluation.metrics import score  # scikit-learn takes a second to import
+
+        card = score(self.predictions)
+        return card.model_copy(update={"gates": judge(card_gates(), card)})
 
 
 def evaluate(
@@ -107,8 +101,7 @@ def evaluate(
                 predictions[start + row] = _prediction(case, verdict, method)
             if progress is not None:
                 progress(len(predictions), len(cases))
-    found = [predictions[number] for number in range(len(cases))]
-    return Evaluation(score([Outcome(p.label, p.predicted, p.modality) for p in found]), found)
+    return Evaluation([predictions[number] for number in range(len(cases))])
 
 
 def answer_case(model: Base, encoder: Encoder, dataset: Dataset, case: Case, max_tokens: int = 64) -> str:
@@ -119,15 +112,27 @@ def answer_case(model: Base, encoder: Encoder, dataset: Dataset, case: Case, max
     return (verdict[2] or "").strip()
 
 
-def write_evaluation(output: Path, evaluation: Evaluation, about: dict[str, Any]) -> None:
+def write_evaluation(
+    output: Path, evaluation: Evaluation, about: dict[str, Any], card: Scorecard | None = None
+) -> Scorecard:
     """Write `scorecard.json` (with `about`: what was evaluated, how) and `predictions.jsonl`.
 
-    `output` is complete or absent. Raises InputError where it exists and is not an empty directory.
+    `card` is the scorecard where it is not the plain one. Returns what was written. `output` is complete
+    or absent. Raises InputError where it exists and is not an empty directory.
     """
+    told = {**about, "contains": CONTAINS}
+    whole = (card or evaluation.scorecard).model_copy(update={"about": told})
     with atomic_directory(output, private=True) as work:
-        write_jsonl(work / "predictions.jsonl", (asdict(p) for p in evaluation.predictions))
-        told = {**about, "contains": CONTAINS}
-        write_json(work / "scorecard.json", {**evaluation.scorecard.model_dump(mode="json"), "about": told})
+        write_jsonl(work / PREDICTIONS, (_row(p, whole.by) for p in evaluation.predictions))
+        write_json(work / SCORECARD, whole.model_dump(mode="json"))
+    return whole
+
+
+def _row(prediction: Prediction, grouped: Container[str]) -> dict[str, Any]:
+    """A row of predictions.jsonl: of the case's own fields no more than what the scorecard shows."""
+    row = prediction.model_dump(mode="json")
+    told = {name: value for name, value in row["metadata"].items() if name in grouped}
+    return {**row, "metadata": told}
 
 
 def _prediction(case: Case, verdict: Verdict, method: Method) -> Prediction:
@@ -140,9 +145,11 @@ def _prediction(case: Case, verdict: Verdict, method: Method) -> Prediction:
         correct=predicted == case.label,
         method=method,
         p_error=p_error,
+        threshold=None if p_error is None else EVEN,
         text=text,
         patient_id=case.patient_id,
         error_type=case.metadata.error_type,
         severity=case.metadata.severity,
         image_paths=case.image_paths,
+        metadata=case.metadata.model_dump(mode="json"),
     )

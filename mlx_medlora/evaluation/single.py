@@ -13,8 +13,8 @@ from mlx_lm.sample_utils import make_sampler
 from mlx_medlora import privacy
 from mlx_medlora.cases.images import open_image
 from mlx_medlora.errors import InputError
-from mlx_medlora.evaluation.answers import thinking_ids
-from mlx_medlora.evaluation.readers import decoded
+from mlx_medlora.evaluation.answers import parse_answer, thinking_ids
+from mlx_medlora.evaluation.readers import Scorer, decoded
 from mlx_medlora.gemma.generate import generate
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder
@@ -23,11 +23,16 @@ from mlx_medlora.gemma.scoring import Prompt
 
 @dataclass(frozen=True)
 class Answer:
-    """`text` without thinking; `tokens` written; `finished` is False where max_tokens cut it."""
+    """`text` without thinking; `tokens` written; `finished` is False where max_tokens cut it.
+
+    `p_error` is the probability of ERROR against CORRECT as the answer's first word, where that was asked
+    for and the text begins with a verdict.
+    """
 
     text: str
     tokens: int
     finished: bool
+    p_error: float | None = None
 
 
 def answer_one(
@@ -40,8 +45,11 @@ def answer_one(
     max_tokens: int = 256,
     temperature: float = 0.0,
     seed: int = 0,
+    verdict: bool = False,
 ) -> Answer:
     """Answer `prompt` about `images`; temperature 0 takes the likeliest token each time.
+
+    With `verdict`, an answer that begins with one is scored too, as `eval --method score` does.
 
     Raises InputError for an empty prompt, an image that cannot be read, images before a text-only
     model, or a prompt longer than the model's context.
@@ -62,7 +70,9 @@ def answer_one(
     stops = model.config.eos_token_ids
     ids = generate(model, [asked], max_tokens=limit, sampler=sampler, eos_ids=stops)[0]
     text = decoded(encoder, ids, thinking_ids(encoder.tokenizer))
-    return Answer(text.strip(), len(ids), len(ids) < limit)
+    said = verdict and parse_answer(text) is not None
+    p_error = Scorer(model, encoder).p_errors([asked])[0] if said else None
+    return Answer(text.strip(), len(ids), len(ids) < limit, p_error)
 
 
 def _turns(prompt: str, images: int, system: str) -> list[dict[str, Any]]:

@@ -137,7 +137,8 @@ def text_again(
     wide, heads = text.hidden_size, text.num_attention_heads
     queries, scores = heads * text.head_dim, heads * length
     of_mlp = [kind for kind in kinds if kind in ("gate_proj", "up_proj", "down_proj")]
-    mlp = each * (24 * wide + 10 * text.intermediate_size + 8 * queries)
+    inner = 14 if "down_proj" in kinds else 10  # where it is trained, its own product is computed again too
+    mlp = each * (24 * wide + inner * text.intermediate_size + 8 * queries)
     mlp += updates(text_shapes(text), of_mlp, rank, dropout, w, n, n)
     if w != FP32:
         attention = each * (14 * wide + 17 * queries) + n * 4 * w * scores

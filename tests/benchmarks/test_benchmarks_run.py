@@ -32,6 +32,12 @@ def test_the_training_step_of_all() -> None:
     assert "goal" not in said  # toy sizes are not judged
 
 
+def test_the_figures_of_a_scorecard() -> None:
+    said = run("bench_metrics.py", "--quick")
+    for name in ("importing", "alone", "repeated", "ratio"):
+        assert sum(line.startswith(f"{name}: ") for line in said.splitlines()) == 1
+
+
 @pytest.mark.slow
 def test_the_step_of_a_gpu_on_the_tiny_shape() -> None:
     said = run("gpu_step.py", "--shape", "tiny", "--rounds", "1", "--rows", "2", "--steps", "1")

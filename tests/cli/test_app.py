@@ -9,10 +9,21 @@ from mlx_medlora import __version__
 from mlx_medlora.cli.app import app, run
 
 COMMANDS = (
-    *("demo", "convert", "prepare", "plan", "train", "eval", "generate"),
+    *("demo", "convert", "prepare", "plan", "train", "eval", "compare", "calibrate", "generate"),
     *("fuse", "export", "import", "parity", "bench", "doctor"),
 )
-HEAVY = ("mlx", "mlx_lm", "numpy", "transformers", "PIL", "scipy", "rich", "huggingface_hub", "psutil")
+HEAVY = (
+    "mlx",
+    "mlx_lm",
+    "numpy",
+    "transformers",
+    "PIL",
+    "scipy",
+    "sklearn",
+    "rich",
+    "huggingface_hub",
+    "psutil",
+)
 
 
 def test_the_commands_are_these() -> None:

@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
+from statsmodels.stats.proportion import proportion_confint
 
-from mlx_medlora.evaluation.intervals import wilson
+from mlx_medlora.evaluation.intervals import auroc_interval, mean_of_two, wilson, wilson_effective
 
 
 @pytest.mark.parametrize(
@@ -18,6 +20,16 @@ def test_wilson_against_hand_worked_numbers(successes: int, n: int, low: float, 
     assert wilson(successes, n) == pytest.approx((low, high), abs=6e-5)
 
 
+@pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
+def test_wilson_against_statsmodels(level: float) -> None:
+    rng = np.random.default_rng(0)
+    for n in rng.integers(1, 500, 40):
+        k = int(rng.integers(0, n + 1))
+        theirs = proportion_confint(k, n, alpha=1 - level, method="wilson")
+        assert wilson(k, int(n), level) == pytest.approx(theirs, abs=1e-12)
+        assert wilson_effective(k / n, float(n), level) == pytest.approx(theirs, abs=1e-12)
+
+
 def test_no_cases_give_no_interval() -> None:
     assert wilson(0, 0) is None
 
@@ -33,3 +45,39 @@ def test_a_wider_level_gives_a_wider_interval() -> None:
 def test_impossible_counts_are_refused(successes: int, n: int) -> None:
     with pytest.raises(ValueError, match=f"{successes} successes out of {n} cases"):
         wilson(successes, n)
+
+
+def test_the_mean_of_two_by_hand() -> None:
+    # sqrt(0.3² + 0.4²) = 0.5 below, sqrt(0.06² + 0.08²) = 0.1 above the sum of 1.6
+    assert mean_of_two(0.8, (0.5, 0.86), 0.8, (0.4, 0.88)) == pytest.approx((0.55, 0.85))
+
+
+def test_the_mean_of_two_is_half_newcombe_s_difference() -> None:
+    """(a + b) / 2 is (a - (1 - b) + 1) / 2: statsmodels has the difference of two shares."""
+    from statsmodels.stats.proportion import confint_proportions_2indep
+
+    a, b = wilson(37, 50), wilson(61, 70)
+    assert a is not None
+    assert b is not None
+    low, high = confint_proportions_2indep(37, 50, 70 - 61, 70, method="newcomb", compare="diff")
+    ours = mean_of_two(37 / 50, a, 61 / 70, b)
+    assert ours == pytest.approx(((1 + low) / 2, (1 + high) / 2), abs=1e-9)
+
+
+def test_the_interval_of_an_area_solves_its_equation() -> None:
+    """At either bound the area seen is 1.96 standard errors away, the error being that of the bound."""
+    for area, errors, valid in ((0.8, 20, 30), (0.5, 5, 7), (0.97, 100, 60), (1.0, 9, 12)):
+        low, high = auroc_interval(area, errors, valid)
+        assert 0 <= low < area <= high <= 1
+        for bound in {low, high} - {0.0, 1.0}:
+            half = (errors + valid) / 2 - 1
+            spread = 1 + half * ((1 - bound) / (2 - bound) + bound / (1 + bound))
+            error = np.sqrt(bound * (1 - bound) * spread / (errors * valid))
+            assert abs(area - bound) == pytest.approx(1.959964 * error, rel=1e-5)
+
+
+def test_a_perfect_area_on_few_cases_is_not_sure() -> None:
+    small, large = auroc_interval(1.0, 4, 4), auroc_interval(1.0, 100, 100)
+    assert small[1] == large[1] == 1.0
+    assert small[0] < 0.7 < 0.97 < large[0]
+    assert auroc_interval(0.0, 4, 4) == pytest.approx((0.0, 1 - small[0]))

@@ -1,0 +1,58 @@
+"""`compare`: runs on the same cases, in one table and one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlx_medlora.cli.options import Json, examples
+from mlx_medlora.cli.output import out
+
+EXAMPLES = examples(
+    "mlx-medlora compare runs/base runs/tuned",
+    "mlx-medlora compare runs/base runs/rank8 runs/rank16 runs/rank32 --output runs/comparison.json",
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register this file's command."""
+    app.command("compare", epilog=EXAMPLES)(compare)
+
+
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN RUN...", help="Directories that `eval` wrote, the first one the base."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write; by default comparison.json in the last run's directory.", metavar="FILE"
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Compare runs on the same cases, each with the first.
+
+    McNemar's exact test with the cases won and lost, and the difference of accuracies with its interval.
+    Runs on other cases are refused. Writes comparison.json. Research tool, not a medical device.
+    """
+    out.use_json(json)
+    from mlx_medlora.evaluation.comparing import COMPARISON, compare, write_comparison
+    from mlx_medlora.evaluation.runs import read_run
+    from mlx_medlora.evaluation.tables import comparison_table
+
+    found = compare([read_run(run) for run in runs])
+    path = output or runs[-1] / COMPARISON
+    write_comparison(path, found)
+    lists = [
+        f"{pair.second} {word}: {', '.join(ids)}"
+        for pair in found.pairs
+        for word, ids in (("won", pair.won), ("lost", pair.lost))
+        if ids
+    ]
+    sentences = [pair.sentence for pair in found.pairs]
+    shown = {**found.model_dump(mode="json"), "output": str(path)}
+    out.result(shown, comparison_table(found), *lists, *sentences, found.notice, f"Wrote {path}")

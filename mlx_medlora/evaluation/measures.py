@@ -1,0 +1,185 @@
+"""Every figure of one group of cases, with its interval or the reason why there is none.
+
+Values are scikit-learn's. An unreadable answer is never right: it is no found error and no confirmed
+treatment, and flags nothing; for the Matthews correlation it is the wrong verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from sklearn import metrics as sk
+
+from mlx_medlora.evaluation import bootstrap
+from mlx_medlora.evaluation.bootstrap import Ranking, percentile, resample, resampled_counts
+from mlx_medlora.evaluation.intervals import LEVEL, Interval, auroc_interval, mean_of_two
+from mlx_medlora.evaluation.meanings import CARD_KEYS, CARD_NAMES, MEANINGS
+from mlx_medlora.evaluation.results import Measure, Scores
+from mlx_medlora.evaluation.shares import share_interval, union
+from mlx_medlora.evaluation.tally import Floats, Ints, Tally, confusion
+
+# (cells counted, cells they are a share of); cells as in `tally.py`
+SHARES: dict[str, tuple[list[int], list[int]]] = {
+    "accuracy": ([0, 4], [0, 1, 2, 3, 4, 5]),
+    "sensitivity": ([0], [0, 1, 2]),
+    "specificity": ([4], [3, 4, 5]),
+    "false_flag_rate": ([3], [3, 4, 5]),
+    "ppv": ([0], [0, 3]),
+    "npv": ([4], [1, 4]),
+    "invalid_rate": ([2, 5], [0, 1, 2, 3, 4, 5]),
+}
+
+BOOTSTRAP = "bootstrap, percentile"
+NO_CASES = {
+    "sensitivity": "no wrong treatments among the cases",
+    "specificity": "no valid treatments among the cases",
+    "false_flag_rate": "no valid treatments among the cases",
+    "ppv": "no treatment was flagged",
+    "npv": "no treatment was called valid",
+}
+ONE_CLASS = "all cases have the same right answer"
+WRITTEN = "written answers have no probability: use --method score"
+CONSTANT = "all verdicts are alike, for which it is 0 by convention"
+
+
+def scores(tally: Tally, *, resamples: int = bootstrap.RESAMPLES, seed: int = bootstrap.SEED) -> Scores:
+    """Every figure of these cases."""
+    counts = tally.counts()
+    drawn = _drawn(tally, resamples, seed)
+    found = {m.name: m for m in _shares(tally, counts, drawn)}
+    found |= {m.name: m for m in _verdicts(tally, found, drawn)}
+    found |= {m.name: m for m in _rankings(tally, resamples, seed)}
+    whole, invalid = found["accuracy"], found["invalid_rate"]
+    return Scores(
+        accuracy=whole.value,
+        n=tally.n,
+        correct=whole.count or 0,
+        accuracy_interval=whole.interval,
+        invalid=invalid.count or 0,
+        invalid_rate=invalid.value,
+        errors=int(tally.error.sum()),
+        valid=int((~tally.error).sum()),
+        patients=tally.patients,
+        confusion=confusion(counts),
+        measures={name: found[name] for name in MEANINGS},
+        **{short: found[name] for short, name in CARD_KEYS.items()},
+    )
+
+
+def measure(name: str, value: float | None, n: int, **more: object) -> Measure:
+    """A Measure with its meaning and the card's name for it."""
+    fields = {"name": name, "value": value, "n": n, "meaning": MEANINGS[name], **more}
+    return Measure.model_validate(fields | {"card_name": CARD_NAMES.get(name)})
+
+
+def _drawn(tally: Tally, resamples: int, seed: int) -> Floats | None:
+    enough = tally.patients >= bootstrap.LEAST
+    return resampled_counts(tally, resamples, seed) if enough else None
+
+
+def _shares(tally: Tally, counts: Ints, drawn: Floats | None) -> Iterator[Measure]:
+    for name, (top, bottom) in SHARES.items():
+        count, n = int(counts[top].sum()), int(counts[bottom].sum())
+        if name in ("ppv", "npv") and not tally.both_classes:
+            reason = ONE_CLASS if tally.n else "no cases"
+            yield measure(name, None, n, reason=reason)
+            continue
+        interval, method = share_interval(tally, top, bottom, drawn)
+        absent = None if n else NO_CASES[name] if tally.n and name in NO_CASES else "no cases"
+        yield measure(
+            name,
+            count / n if n else None,
+            n,
+            count=count,
+            interval=interval,
+            interval_method=method,
+            reason=absent,
+        )
+
+
+def _verdicts(tally: Tally, shares: dict[str, Measure], drawn: Floats | None) -> Iterator[Measure]:
+    """Balanced accuracy, F1 and the Matthews correlation."""
+    if not tally.both_classes:
+        for name in ("balanced_accuracy", "f1", "mcc"):
+            yield measure(name, None, tally.n, reason=ONE_CLASS if tally.n else "no cases")
+        return
+    truth, said = np.where(tally.error, 0, 1), tally.said
+    verdict = np.where(said == 2, 1 - truth, said)
+    resampled = None if drawn is None else _of_counts(drawn)
+    yield _balanced(tally, shares, None if resampled is None else resampled["balanced_accuracy"])
+    values = {
+        "f1": float(sk.f1_score(tally.error, said == 0)),
+        "mcc": float(sk.matthews_corrcoef(truth, verdict)),
+    }
+    for name, value in values.items():
+        interval, reason = (None, bootstrap.FEW) if resampled is None else percentile(resampled[name])
+        if name == "mcc" and len(np.unique(verdict)) == 1:
+            reason = CONSTANT
+        method = None if interval is None else BOOTSTRAP
+        yield measure(name, value, tally.n, interval=interval, interval_method=method, reason=reason)
+
+
+def _balanced(tally: Tally, shares: dict[str, Measure], resampled: Floats | None) -> Measure:
+    """From the intervals of its two halves; where patients repeat, no narrower than by resampling them."""
+    a, b = shares["sensitivity"], shares["specificity"]
+    assert a.value is not None
+    assert b.value is not None
+    assert a.interval is not None
+    assert b.interval is not None
+    value = float(sk.recall_score(np.where(tally.error, 0, 1), tally.said, labels=[0, 1], average="macro"))
+    interval, method = mean_of_two(a.value, a.interval, b.value, b.interval), "MOVER of the two shares"
+    if tally.repeated and resampled is not None:
+        drawn, _ = percentile(resampled)
+        if drawn is not None:
+            interval, method = union(interval, drawn), f"{method}, at least the bootstrap over patients"
+    return measure("balanced_accuracy", value, tally.n, interval=interval, interval_method=method)
+
+
+def _of_counts(counts: Floats) -> dict[str, Floats]:
+    """(B, 6) counts -> (B,) of each figure that is made of them alone; NaN where it does not exist."""
+    found, missed, blank, flagged, passed, mute = counts.T
+    errors, valid = found + missed + blank, flagged + passed + mute
+    with np.errstate(divide="ignore", invalid="ignore"):
+        balanced = (found / errors + passed / valid) / 2
+        f1 = 2 * found / (errors + found + flagged)
+        false_negative, false_positive = missed + blank, flagged + mute
+        called, spared = found + false_positive, passed + false_negative
+        below = np.sqrt(called * spared * errors * valid)
+        mcc = np.where(below > 0, (found * passed - false_positive * false_negative) / below, 0.0)
+    one_class = (errors == 0) | (valid == 0)
+    return {
+        "balanced_accuracy": balanced,
+        "f1": np.where(one_class, np.nan, f1),
+        "mcc": np.where(one_class, np.nan, mcc),
+    }
+
+
+def _rankings(tally: Tally, resamples: int, seed: int) -> Iterator[Measure]:
+    """The areas under the two curves."""
+    if tally.p is None or not tally.both_classes:
+        reason = "no cases" if not tally.n else ONE_CLASS if tally.p is not None else WRITTEN
+        for name in ("auroc", "auprc"):
+            yield measure(name, None, tally.n, reason=reason)
+        return
+    values = {
+        "auroc": float(sk.roc_auc_score(tally.error, tally.p)),
+        "auprc": float(sk.average_precision_score(tally.error, tally.p)),
+    }
+    drawn = None
+    if tally.patients >= bootstrap.LEAST:
+        drawn = resample(tally, Ranking(tally.error, tally.p, tally.patient), resamples, seed)
+    for column, (name, value) in enumerate(values.items()):
+        interval: Interval | None = None
+        why: str | None = bootstrap.FEW
+        if drawn is not None:
+            interval, why = percentile(drawn[:, column])
+        method = None if interval is None else BOOTSTRAP
+        if interval is None and name == "auroc" and not tally.repeated:
+            interval, method, why = _closed_form(tally, value), "Newcombe", None
+        yield measure(name, value, tally.n, interval=interval, interval_method=method, reason=why)
+
+
+def _closed_form(tally: Tally, auroc: float) -> Interval:
+    errors = int(tally.error.sum())
+    return auroc_interval(auroc, errors, tally.n - errors, LEVEL)

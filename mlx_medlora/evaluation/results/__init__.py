@@ -1,0 +1,30 @@
+"""What an evaluation writes and a page reads: plain data, no model and no arithmetic behind it."""
+
+from mlx_medlora.evaluation.results.calibration import AppliedPoint, Bin, Calibration, OperatingPoint
+from mlx_medlora.evaluation.results.comparison import Comparison, Paired, RunSummary
+from mlx_medlora.evaluation.results.gates import GateReport, GateResult, Verdict
+from mlx_medlora.evaluation.results.measures import Confusion, Measure, Scores
+from mlx_medlora.evaluation.results.predictions import Prediction
+from mlx_medlora.evaluation.results.scorecard import NOTICE, Misses, MissRow, SampleSize, Scorecard
+
+__all__ = [
+    "NOTICE",
+    "AppliedPoint",
+    "Bin",
+    "Calibration",
+    "Comparison",
+    "Confusion",
+    "GateReport",
+    "GateResult",
+    "Measure",
+    "MissRow",
+    "Misses",
+    "OperatingPoint",
+    "Paired",
+    "Prediction",
+    "RunSummary",
+    "SampleSize",
+    "Scorecard",
+    "Scores",
+    "Verdict",
+]

@@ -1,0 +1,74 @@
+"""An evaluation's directory, read back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from mlx_medlora.cases.dataset import Dataset
+from mlx_medlora.cases.rows import read_jsonl
+from mlx_medlora.cases.schema import Case
+from mlx_medlora.errors import InputError
+from mlx_medlora.evaluation.results import Prediction, Scorecard
+from mlx_medlora.files import read_json
+from mlx_medlora.settings import describe, validate
+
+SCORECARD = "scorecard.json"
+PREDICTIONS = "predictions.jsonl"
+POINT = "operating_point.json"  # in the adapter's directory
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `eval` wrote into `directory`."""
+
+    directory: Path
+    scorecard: Scorecard
+    predictions: list[Prediction]
+
+
+def read_run(directory: Path) -> Run:
+    """Read a run. Raises InputError, with file and line, where it is none or not of this release."""
+    if not directory.is_dir():
+        raise InputError("no such run directory", path=directory, hint="`mlx-medlora eval` writes one.")
+    for name in (SCORECARD, PREDICTIONS):
+        if not (directory / name).is_file():
+            message = f"not an evaluation's directory: it has no {name}"
+            raise InputError(message, path=directory, hint="`mlx-medlora eval` writes one.")
+    path = directory / SCORECARD
+    raw = read_json(path)
+    if not isinstance(raw, dict):
+        raise InputError("expected an object", path=path)
+    card = validate(Scorecard, raw, path=path)
+    rows = [_row(directory / PREDICTIONS, line, row) for line, row in read_jsonl(directory / PREDICTIONS)]
+    if len(rows) != card.n:
+        message = f"it has {len(rows)} answers, and the scorecard counts {card.n}"
+        raise InputError(message, path=directory / PREDICTIONS, hint="Run the evaluation again.")
+    return Run(directory, card, rows)
+
+
+def cases_of(run: Run, data: Path | None = None) -> tuple[Dataset, dict[str, Case]]:
+    """The dataset that was answered, and its cases by id: their text, and through the dataset their images.
+
+    `data` is where the dataset lies, if not where it did. Raises InputError where it is not there, or
+    its split is no longer the one that was answered.
+    """
+    about = run.scorecard.about
+    place, split = data or about.get("data"), str(about.get("split"))
+    if place is None:
+        raise InputError("the run does not say which dataset it answered", path=run.directory / SCORECARD)
+    dataset = Dataset.open(place)
+    cases = dataset.cases(split)
+    if dataset.fingerprint(split) != about.get("split_sha256"):
+        message = f"its split {split!r} is not the one that {run.directory} answered"
+        raise InputError(message, path=place, hint="Evaluate again, or name the dataset as it was.")
+    return dataset, {case.id: case for case in cases}
+
+
+def _row(path: Path, line: int, row: object) -> Prediction:
+    try:
+        return Prediction.model_validate(row)
+    except ValidationError as error:
+        raise InputError(describe(error), path=path, line=line) from error
