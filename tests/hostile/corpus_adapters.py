@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import places
-from corpus_models import FILES, packed, read, reshaped, spoilt, without
+from corpus_weights import FILES, packed, read, reshaped, spoilt, without
 from hostile import Hostile
 from places import ADAPTER, PEFT
 
