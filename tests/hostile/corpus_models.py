@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +188,43 @@ PROCESSOR: list[tuple[str, str, dict[str, Any], str]] = [
 ]
 
 
+VOCABULARY = json.loads((places.TINY / "tokenizer.json").read_text())
+ENDLESS = {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "x"}
+FLOOD = {"type": "Replace", "pattern": {"String": " "}, "content": "x" * 1_000_000}
+SPLIT = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+RULES: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "normalises for ever",
+        {"normalizer": ENDLESS},
+        "tokenizer.json: the tokenizer uses a regular expression",
+    ),
+    ("in a sequence", {"normalizer": {"type": "Sequence", "normalizers": [ENDLESS]}}, "a regular expression"),
+    ("splits for ever", {"pre_tokenizer": SPLIT}, "tokenizer.json: the tokenizer uses a regular expression"),
+    ("writes a million letters for one", {"normalizer": FLOOD}, "a replacement of 1000000 characters"),
+    (
+        "ids beyond the vocabulary",
+        {
+            "model": VOCABULARY["model"]
+            | {"vocab": {k: i + 10**5 * (i > 1600) for k, i in VOCABULARY["model"]["vocab"].items()}}
+        },
+        "train.jsonl:1: case 'a': the tokenizer gives the token",
+    ),
+]
+
+
+def ruled(changed: dict[str, Any]) -> Callable[[Path], list[str]]:
+    """A tokenizer of the plain class, which takes its rules from the file."""
+
+    def build(place: Path) -> list[str]:
+        made = places.merged(place, "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+        (place / "model" / "tokenizer.json").write_text(json.dumps(VOCABULARY | changed))
+        return made
+
+    return build
+
+
 CASES = [
+    *(Hostile(f"tokenizer: {name}", ruled(changed), (said,)) for name, changed, said in RULES),
     *(
         Hostile(
             f"config: {name}", lambda place, c=content: places.config(place, c), (f"config.json{at}: ", said)
