@@ -113,13 +113,13 @@ TEMPLATES: list[tuple[str, str, str]] = [
     (
         "loops for ever",
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-        "longer",
+        "it takes ",
     ),
-    ("ten billion letters", "{{ 'a' * (10 ** 10) }}", "memory"),
+    ("ten billion letters", "{{ 'a' * (10 ** 10) }}", "it takes "),
     (
         "doubles",
         "{% set n = namespace(x='aaaa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
-        "memory",
+        "it takes ",
     ),
     ("writes 30 MB", "{% for i in range(9999) %}{{ 'abc' * 1000 }}{% endfor %}", "characters"),
     ("reaches for classes", "{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
@@ -132,7 +132,7 @@ TEMPLATES: list[tuple[str, str, str]] = [
     ("raises", "{{ raise_exception('no \\x1b[2J') }}", "cannot be used"),
     ("divides by zero", "{{ 1 // 0 }}", "cannot be used"),
     ("unknown name", "{{ nothing.at.all }}", "cannot be used"),
-    ("a wide number", "{{ '%0999999999d' % 1 }}", "memory"),
+    ("a wide number", "{{ '%0999999999d' % 1 }}", "it takes "),
     ("100 KB", "{# " + "x" * 100_000 + " #}", "bytes"),
 ]
 
