@@ -72,13 +72,13 @@ def _refuse_constant(name: str) -> NoReturn:
 def _finite(text: str) -> float:
     number = float(text)
     if math.isinf(number):
-        raise ValueError(f"the number {text:.40} is out of range")
+        raise ValueError("a number is out of range")
     return number
 
 
 def _integer(text: str) -> int:
     if len(text) > 100:
-        raise ValueError(f"the number {text:.20}... has {len(text):,} digits")
+        raise ValueError(f"a number has {len(text):,} digits")
     return int(text)
 
 
@@ -93,18 +93,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _refuse_odd(value: Any) -> None:
     """Raise RecursionError beyond the depth, ValueError for text that is no text."""
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for depth in range(MAX_DEPTH + 1):
         below: list[Any] = []
         for one in level:
             if isinstance(one, str):
                 _refuse_odd_text(one)
-            elif isinstance(one, dict):
-                below += [*one, *one.values()]
-            elif isinstance(one, list):
-                below += one
+            elif isinstance(one, (dict, list)):
+                if depth == MAX_DEPTH:
+                    raise RecursionError
+                below += [*one, *one.values()] if isinstance(one, dict) else one
         level = below
-    if level:
-        raise RecursionError
 
 
 def _refuse_odd_text(text: str) -> None:

@@ -124,7 +124,7 @@ def read_table(path: Path, find_image: Callable[[str], Path]) -> list[SourceCase
         try:
             case = _parse(row)
             if case.id in lines:
-                raise ValueError(f"the id {case.id!r:.200} was used on line {lines[case.id]} already")
+                raise ValueError(f"the id {case.id!r} was used on line {lines[case.id]} already")
             lines[case.id] = line
             sources.append(SourceCase(case, tuple(find_image(name) for name in case.image_paths), line))
         except ValidationError as error:

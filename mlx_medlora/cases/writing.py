@@ -67,8 +67,13 @@ def counts_table(counts: Statistics) -> str:
     for field in ("modality", "label", "error_type", "severity"):
         for kind in getattr(counts, field):
             cells = " | ".join(str(getattr(column, field).get(kind, 0)) for column in columns.values())
-            lines.append(f"| {field.replace('_', ' ')}: {kind} | {cells} |")
+            lines.append(f"| {field.replace('_', ' ')}: {_plain(kind)} | {cells} |")
     return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """A table's word as a cell of Markdown: it opens no column, no line and no HTML."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _front_matter(splits: Mapping[str, Sequence[Case]]) -> str:

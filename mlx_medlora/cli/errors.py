@@ -137,5 +137,5 @@ def printable(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    cut = text if len(text) <= _WIDTH else f"{text[:_WIDTH]}..."
+    cut = text if len(text) <= _WIDTH else f"{text[: _WIDTH - 300]}...{text[-300:]}"
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in cut)

@@ -55,7 +55,7 @@ def refuse_odd_files(directory: Path) -> None:
 
 
 @contextmanager
-def readable(directory: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Say what transformers cannot read: its readers, and Rust below them, raise anything."""
     try:
         yield
@@ -63,8 +63,8 @@ def readable(directory: Path) -> Iterator[None]:
         raise
     except BaseException as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        message = f"the tokenizer or image processor cannot be read: {reason}"
-        raise InputError(message, path=directory, hint=_REFETCH) from error
+        where = path if path.is_file() else path.parent
+        raise InputError(f"cannot be read by transformers: {reason}", path=where, hint=_REFETCH) from error
 
 
 def refuse_odd_rules(tokenizer: Any, directory: Path) -> None:

@@ -33,7 +33,7 @@ def load_processor(directory: Path) -> Any:
     import transformers
 
     transformers.logging.set_verbosity_error()
-    with companions.readable(directory):
+    with companions.readable(directory / "tokenizer.json"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
@@ -44,7 +44,7 @@ def load_processor(directory: Path) -> Any:
     if config.text_only:
         return tokenizer
     _need(directory, "preprocessor_config.json", "processor_config.json")
-    with companions.readable(directory):
+    with companions.readable(directory / "preprocessor_config.json"):
         images = transformers.Gemma3ImageProcessorPil.from_pretrained(directory, local_files_only=True)
         companions.refuse_odd_images(images, config, directory)
         return transformers.Gemma3Processor(

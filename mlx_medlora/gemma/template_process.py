@@ -6,11 +6,14 @@ It imports nothing of this package, so that it starts quickly.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
+import signal
 import sys
 
 ADDRESS_SPACE = 4 << 30  # where the system keeps to it (Linux); the parent watches what is really used
+ALONE = 30  # seconds
 MOST_CHARACTERS = 2_000_000
 
 
@@ -18,11 +21,13 @@ def serve() -> None:
     """Answer until stdin ends."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    with contextlib.suppress(ValueError, OSError):  # macOS refuses
+        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, resource.getrlimit(resource.RLIMIT_AS)[1]))
     template = json.loads(sys.stdin.readline())
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
+        signal.alarm(ALONE)  # ends this process, should the one that watches it be gone
         try:
             text = render_jinja_template(
                 conversations=[asked["conversation"]],
@@ -37,6 +42,7 @@ def serve() -> None:
             answer = {"fault": "it takes too much memory"}
         except Exception as error:  # whatever a stranger's template does wrong is said, not raised
             answer = {"fault": f"{type(error).__name__}: {error}"[:500]}
+        signal.alarm(0)
         print(json.dumps(answer), flush=True)
 
 

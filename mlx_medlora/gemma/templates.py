@@ -30,8 +30,9 @@ KNOWN = frozenset(
     }
 )
 MAX_BYTES = 64 * 1024
-SECONDS = 2.0  # for one conversation; a sound template takes a thousandth of one
+SECONDS = 2.0  # of a processor, for one conversation; a sound template takes a thousandth of one
 MEMORY = 512 << 20  # bytes beyond what the process had before its first conversation
+_PATIENCE = 25.0  # seconds on the wall, however busy the machine is
 _START_SECONDS = 60.0
 _GLANCE = 0.05
 
@@ -82,6 +83,7 @@ class _Child:
             stderr=subprocess.DEVNULL,
             text=True,
             encoding="utf-8",
+            start_new_session=True,  # Ctrl-C is for the run, which may want to finish with it
         )
         self._answers: queue.Queue[str] = queue.Queue()
         threading.Thread(target=_read, args=(self._process.stdout, self._answers), daemon=True).start()
@@ -98,7 +100,7 @@ class _Child:
 
     def ask(self, question: dict[str, Any]) -> dict[str, Any]:
         """The process's answer, `text` or `fault`; one that takes too much ends the process."""
-        return self._exchange(question, SECONDS)
+        return self._exchange(question, _PATIENCE)
 
     def _exchange(self, value: object, seconds: float) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -107,12 +109,12 @@ class _Child:
             self._process.stdin.flush()
         except BrokenPipeError:
             return {"fault": "its process has ended"}
-        deadline = time.monotonic() + seconds
+        deadline, spent = time.monotonic() + seconds, self._spent()
         while True:
             try:
                 line = self._answers.get(timeout=_GLANCE)
             except queue.Empty:
-                fault = self._excess(deadline, seconds)
+                fault = self._excess(deadline, spent)
                 if fault is not None:
                     self._ended()
                     return {"fault": fault}
@@ -120,9 +122,17 @@ class _Child:
             found: dict[str, Any] = json.loads(line) if line else {"fault": "its process has ended"}
             return found
 
-    def _excess(self, deadline: float, seconds: float) -> str | None:
-        if time.monotonic() > deadline:
-            return f"it takes longer than {seconds:g} s"
+    def _spent(self) -> float:
+        """Seconds of a processor that the process has taken."""
+        try:
+            return float(sum(psutil.Process(self._process.pid).cpu_times()[:2]))
+        except psutil.Error:
+            return 0.0
+
+    def _excess(self, deadline: float, spent: float) -> str | None:
+        """What the process has too much of: `spent` were its seconds when it was asked."""
+        if time.monotonic() > deadline or (self._before and self._spent() - spent > SECONDS):
+            return f"it takes longer than {SECONDS:g} s"
         try:
             used = psutil.Process(self._process.pid).memory_info().rss - self._before
         except psutil.Error:

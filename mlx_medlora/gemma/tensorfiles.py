@@ -23,6 +23,7 @@ READABLE = ("BF16", "F16", "F32", "U32")
 _SIZES = {"BF16": 2, "F16": 2, "F32": 4, "U32": 4}
 _NUMPY = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "U32": np.uint32}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npz", ".npy", ".joblib", ".h5")
+_PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 HEADER_BYTES = 16 << 20  # of a model with a hundred thousand tensors
 _SHARD = re.compile(r"-(\d+)-of-(\d+)\.safetensors$")
 _REFETCH = "Copy or download this file again."
@@ -161,7 +162,7 @@ def _header_length(path: Path) -> int:
     if start.startswith(b"version https://git-lfs"):
         message = "a git-lfs pointer, not the weights themselves"
         raise InputError(message, path=path, hint="Run `git lfs pull` there.")
-    if start[:4] == b"PK\x03\x04" or start[:2] in (b"\x80\x02", b"\x80\x04", b"\x80\x05"):
+    if start[8:9] != b"{" and start.startswith(_PICKLED):  # a header's length may look like one
         message = "a Python pickle under the name of a safetensors file; it was not opened"
         raise InputError(message, path=path, hint="Use the model's safetensors files.")
     length = int.from_bytes(start[:8], "little")

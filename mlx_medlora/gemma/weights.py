@@ -45,7 +45,7 @@ def load_weights(model: Base, directory: Path, dtype: mx.Dtype | None = None) ->
     tensors += [(f"{module}.weight", _dequantized(checkpoint, module)) for module in loose]
     model.load_weights([(name, _cast(array, dtype)) for name, array in tensors], strict=True)
     mx.eval(model.parameters())
-    _refuse_broken(model, directory)
+    _refuse_broken(model, checkpoint)
 
 
 def load_part(part: nn.Module, directory: Path, config: ModelConfig, dtype: mx.Dtype | None = None) -> None:
@@ -63,10 +63,10 @@ def load_part(part: nn.Module, directory: Path, config: ModelConfig, dtype: mx.D
     tensors = [(name, made[name] if name in made else checkpoint.tensor(name)) for name in wanted]
     part.load_weights([(name, _cast(array, dtype)) for name, array in tensors], strict=True)
     mx.eval(part.parameters())
-    _refuse_broken(part, directory)
+    _refuse_broken(part, checkpoint)
 
 
-def _refuse_broken(part: nn.Module, directory: Path) -> None:
+def _refuse_broken(part: nn.Module, checkpoint: Checkpoint) -> None:
     """Raise InputError naming the tensors that hold NaN or infinity: one such value spoils every answer.
 
     A sum tells: it passes both on, reads once and takes no memory.
@@ -76,7 +76,9 @@ def _refuse_broken(part: nn.Module, directory: Path) -> None:
     mx.eval(sums)
     broken = [name for name, total in sums.items() if not bool(mx.isfinite(total))]
     if broken:
-        raise InputError(f"the weights hold NaN or infinity: {names.listed(broken)}", path=directory)
+        entry = checkpoint.stored.get(broken[0])
+        path = checkpoint.directory if entry is None else entry.file
+        raise InputError(f"the weights hold NaN or infinity: {names.listed(broken)}", path=path)
 
 
 def _cast(array: mx.array, dtype: mx.Dtype | None) -> mx.array:

@@ -269,3 +269,21 @@ def test_phantoms_need_a_number_that_fills_the_splits(tmp_path):
         prepare_phantoms(0, tmp_path / "out")
     with pytest.raises(InputError, match="the train split would be empty: val 2, test 2, of 4"):
         prepare_phantoms(4, tmp_path / "out", val=2, test=2)
+
+
+def test_a_formula_stays_text_and_reaches_no_spreadsheet(tmp_path):
+    """Cells are kept as written; `prepare` writes JSON and Markdown, which no spreadsheet computes."""
+    formulas = {"age": "=1+1", "finding": "=cmd|'/C calc'!A0", "treatment": "@SUM(A1)", "id": "+7"}
+    row = {"modality": "-xray|<b>", "image": "", "gender": "F", "label": "CORRECT", **formulas}
+    names = ["id", "modality", "image", "age", "gender", "finding", "treatment", "label"]
+    (tmp_path / "t.csv").write_text(",".join(names) + "\n" + ",".join(f'"{row[name]}"' for name in names))
+    prepare_table(tmp_path / "t.csv", None, tmp_path / "out", val=0)
+    [case] = [json.loads(line) for line in (tmp_path / "out/train.jsonl").read_text("utf-8").splitlines()]
+    assert case["id"] == "+7"
+    assert all(text in case["input"] for text in ("=1+1", "=cmd|'/C calc'!A0", "@SUM(A1)"))
+    assert {path.suffix for path in (tmp_path / "out").rglob("*") if path.is_file()} == {
+        ".json",
+        ".jsonl",
+        ".md",
+    }
+    assert "| modality: -xray\\|&lt;b> | 1 | 1 |" in (tmp_path / "out/README.md").read_text("utf-8")

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlx_medlora.cases import table_files
 from mlx_medlora.cases.table import read_table
 from mlx_medlora.errors import InputError
 
@@ -198,3 +199,11 @@ def test_any_text_survives_csv_and_json_alike(tmp_path_factory, texts):
     for source, (finding, treatment) in zip(from_csv, texts, strict=True):
         assert finding.strip() in source.case.input
         assert treatment.strip() in source.case.input
+
+
+def test_a_table_that_never_ends_is_not_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(table_files, "MAX_ROWS", 3)
+    path = tmp_path / "cases.jsonl"
+    path.write_text('{"a": 1}\n' * 4)
+    with pytest.raises(InputError, match=r"cases\.jsonl:4: the table has more than 3 rows"):
+        table_files.read_rows(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import places
-from corpus_models import FILES, packed, read, reshaped, spoilt, without
+from corpus_weights import FILES, packed, read, reshaped, spoilt, without
 from hostile import Hostile
 from places import ADAPTER, PEFT
 
@@ -192,7 +192,11 @@ CHECKPOINTS: list[tuple[str, dict[str, bytes], str]] = [
         {"state": json.dumps({**STATE, "files": {"/dev/zero": "0" * 64}}).encode(), "timings": TIMES},
         "state.json: damaged: it names the file '/dev/zero'",
     ),
-    ("empty but sound", {"state": json.dumps(STATE).encode(), "timings": TIMES}, ""),
+    (
+        "names no files",
+        {"state": json.dumps(STATE).encode(), "timings": TIMES},
+        "does not name adapters.safetensors",
+    ),
 ]
 
 CHANGES: list[tuple[str, Callable[[bytes], bytes], str, str]] = [

@@ -1,4 +1,4 @@
-"""Models from strangers: configuration, headers and data of the weights, tokenizer, template, image processor."""
+"""Models from strangers: their configuration, tokenizer, chat template and image processor."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import places
 from hostile import Hostile
-
-Header = dict[str, Any]
 
 CONFIG_BYTES: list[tuple[str, bytes, str, str]] = [
     ("empty", b"", ":1", "not valid JSON"),
@@ -105,153 +102,6 @@ ABSURD: list[tuple[str, Any]] = [
 ]
 
 
-def packed(header: Any, data: bytes = b"\0" * 64) -> bytes:
-    """A safetensors file with this header, as JSON or as given."""
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + data
-
-
-def f32(start: int = 0, end: int = 16, shape: list[Any] | None = None, dtype: str = "F32") -> Header:
-    return {"dtype": dtype, "shape": shape or [4], "data_offsets": [start, end]}
-
-
-FILES: list[tuple[str, bytes, str]] = [
-    ("empty", b"", "is empty"),
-    ("three bytes", b"abc", "damaged or cut off"),
-    ("zeros", b"\0" * 100, "damaged"),
-    ("header of 2^63 bytes", (2**63).to_bytes(8, "little") + b"{}", "damaged or cut off: a header of"),
-    ("header beyond the file", (1000).to_bytes(8, "little") + b"{}", "a header of 1,000 bytes"),
-    ("header of 20 MB", packed(b"{" + b" " * 20_000_000 + b"}"), "the limit is 16,777,216"),
-    ("header not JSON", packed(b"{oops"), "damaged"),
-    ("header a list", packed(b"[]"), "damaged"),
-    ("header a text", packed(b'"x"'), "damaged"),
-    ("header not UTF-8", packed(b'{"\xff": 1}'), "damaged"),
-    ("header nested", packed(b'{"a":' * 5000), "damaged"),
-    ("offsets beyond the file", packed({"a": f32(0, 10**9, [250_000_000])}), "damaged"),
-    ("offsets backwards", packed({"a": f32(16, 0)}), "damaged"),
-    ("negative offsets", packed({"a": f32(-16, 0)}), "damaged"),
-    ("overlapping offsets", packed({"a": f32(), "b": f32(8, 24)}, b"\0" * 24), "damaged"),
-    ("same bytes twice", packed({"a": f32(), "b": f32()}, b"\0" * 16), "damaged"),
-    ("a hole between", packed({"a": f32(), "b": f32(32, 48)}, b"\0" * 48), "damaged"),
-    ("bytes behind", packed({"a": f32()}, b"\0" * 999), "damaged"),
-    ("shape and bytes differ", packed({"a": f32(0, 16, [5])}, b"\0" * 16), "damaged"),
-    ("shape overflows", packed({"a": f32(0, 16, [2**40, 2**40])}, b"\0" * 16), "damaged"),
-    ("negative shape", packed({"a": f32(0, 16, [-4])}, b"\0" * 16), "damaged"),
-    ("shape of texts", packed({"a": f32(0, 16, ["4"])}, b"\0" * 16), "damaged"),
-    ("unknown dtype", packed({"a": f32(dtype="F128")}, b"\0" * 16), "damaged"),
-    ("no dtype", packed({"a": {"shape": [4], "data_offsets": [0, 16]}}, b"\0" * 16), "damaged"),
-    ("double precision", packed({"a": f32(0, 16, [2], "F64")}, b"\0" * 16), "is F64"),
-    ("whole numbers", packed({"a": f32(0, 16, [2], "I64")}, b"\0" * 16), "is I64"),
-    ("truth values", packed({"a": f32(0, 16, [16], "BOOL")}, b"\0" * 16), "is BOOL"),
-    ("metadata of numbers", packed({"__metadata__": {"a": 1}, "a": f32()}, b"\0" * 16), "damaged"),
-    ("metadata a list", packed({"__metadata__": [], "a": f32()}, b"\0" * 16), "damaged"),
-    (
-        "a tensor twice",
-        packed(
-            b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},' * 1
-            + b'"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}',
-            b"\0" * 16,
-        ),
-        "",
-    ),
-    ("no tensors", packed(b"{}", b""), "missing"),
-    (
-        "100,000 strangers",
-        packed({f"x{i}": f32(i, i + 1, [1], "U8") for i in range(100_000)}, b"\0" * 100_000),
-        "",
-    ),
-    ("a git-lfs pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs pointer"),
-    ("a pickle inside", b"\x80\x02}q\x00.", "pickle"),
-    ("torch.save inside", b"PK\x03\x04" + b"\0" * 200, "pickle"),
-    ("HTML", b"<!DOCTYPE html><html>Access denied</html>", "damaged"),
-]
-
-
-def read(content: bytes) -> tuple[Header, bytes]:
-    length = int.from_bytes(content[:8], "little")
-    return json.loads(content[8 : 8 + length]), content[8 + length :]
-
-
-def without(name: str) -> Callable[[bytes], bytes]:
-    """The weights with one tensor under another name."""
-
-    def change(content: bytes) -> bytes:
-        header, data = read(content)
-        header[f"{name}.renamed"] = header.pop(name)
-        return packed(header, data)
-
-    return change
-
-
-def reshaped(name: str) -> Callable[[bytes], bytes]:
-    def change(content: bytes) -> bytes:
-        header, data = read(content)
-        header[name]["shape"] = [*header[name]["shape"][::-1], 1]
-        return packed(header, data)
-
-    return change
-
-
-def spoilt(name: str, value: float) -> Callable[[bytes], bytes]:
-    """The weights with one value that is no number."""
-
-    def change(content: bytes) -> bytes:
-        header, data = read(content)
-        start, end = header[name]["data_offsets"]
-        tensor = bytearray(data[start:end])
-        number = np.float32(value).tobytes()
-        kind = header[name]["dtype"]
-        tensor[-len(number) if kind == "F32" else -2 :] = number if kind == "F32" else number[2:]
-        return packed(header, data[:start] + bytes(tensor) + data[end:])
-
-    return change
-
-
-def cut(content: bytes) -> bytes:
-    return content[:-1000]
-
-
-NORM = "language_model.model.layers.0.input_layernorm.weight"
-Q = "language_model.model.layers.2.self_attn.q_proj.weight"
-PROJECTOR = "multi_modal_projector.mm_input_projection_weight"
-CHANGED: list[tuple[str, Callable[[bytes], bytes], str]] = [
-    ("cut short", cut, "damaged"),
-    ("a missing tensor", without(Q), "missing"),
-    ("another shape", reshaped(NORM), "wrong shape"),
-    ("NaN in a norm", spoilt(NORM, float("nan")), "NaN or infinity"),
-    ("NaN in a matrix", spoilt(Q, float("nan")), "NaN or infinity"),
-    ("infinity in the projector", spoilt(PROJECTOR, float("inf")), "NaN or infinity"),
-]
-
-
-def pickled(*names: str) -> Callable[[Path], list[str]]:
-    def build(place: Path) -> list[str]:
-        home = places.model(place)
-        (home / "model.safetensors").unlink()
-        for name in names:
-            (home / name).write_bytes(b"\x80\x04cos\nsystem\n.")
-        return places.convert(place)
-
-    return build
-
-
-def index(content: Any) -> Callable[[Path], list[str]]:
-    def build(place: Path) -> list[str]:
-        home = places.model(place)
-        text = content if isinstance(content, bytes) else json.dumps(content).encode()
-        (home / "model.safetensors.index.json").write_bytes(text)
-        return places.convert(place)
-
-    return build
-
-
-def piped_weights(place: Path) -> list[str]:
-    home = places.model(place)
-    (home / "model.safetensors").unlink()
-    os.mkfifo(home / "weights.safetensors")
-    return places.convert(place)
-
-
 def endless_config(place: Path) -> list[str]:
     home = places.model(place)
     (home / "config.json").unlink()
@@ -259,29 +109,17 @@ def endless_config(place: Path) -> list[str]:
     return places.convert(place)
 
 
-INDEXES: list[tuple[str, Any, str]] = [
-    ("not JSON", b"{oops", "not valid JSON"),
-    ("a list", [], "weight_map"),
-    ("no map", {"weight_map": {}}, "weight_map"),
-    ("climbs out", {"weight_map": {"a": "../../other.safetensors"}}, "no .safetensors name"),
-    ("absolute", {"weight_map": {"a": "/etc/passwd"}}, "no .safetensors name"),
-    ("names a pickle", {"weight_map": {"a": "pytorch_model.bin"}}, "no .safetensors name"),
-    ("a number", {"weight_map": {"a": 7}}, "no .safetensors name"),
-    ("missing files", {"weight_map": {"a": "gone.safetensors"}}, "not there"),
-    ("a tensor in no file", {"weight_map": {"ghost": "model.safetensors"}}, "in no file"),
-]
-
 TEMPLATES: list[tuple[str, str, str]] = [
     (
         "loops for ever",
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-        "longer",
+        "it takes ",
     ),
-    ("ten billion letters", "{{ 'a' * (10 ** 10) }}", "memory"),
+    ("ten billion letters", "{{ 'a' * (10 ** 10) }}", "it takes "),
     (
         "doubles",
         "{% set n = namespace(x='aaaa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
-        "memory",
+        "it takes ",
     ),
     ("writes 30 MB", "{% for i in range(9999) %}{{ 'abc' * 1000 }}{% endfor %}", "characters"),
     ("reaches for classes", "{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
@@ -294,16 +132,16 @@ TEMPLATES: list[tuple[str, str, str]] = [
     ("raises", "{{ raise_exception('no \\x1b[2J') }}", "cannot be used"),
     ("divides by zero", "{{ 1 // 0 }}", "cannot be used"),
     ("unknown name", "{{ nothing.at.all }}", "cannot be used"),
-    ("a wide number", "{{ '%0999999999d' % 1 }}", "memory"),
+    ("a wide number", "{{ '%0999999999d' % 1 }}", "it takes "),
     ("100 KB", "{# " + "x" * 100_000 + " #}", "bytes"),
 ]
 
 TOKENIZER: list[tuple[str, str, bytes, str]] = [
-    ("no JSON", "tokenizer.json", b"{oops", "cannot be read"),
-    ("empty", "tokenizer.json", b"", "cannot be read"),
-    ("an object", "tokenizer.json", b"{}", "cannot be read"),
-    ("nested", "tokenizer.json", b'{"a":' * 5000, "cannot be read"),
-    ("no model", "tokenizer.json", b'{"version": "1.0", "model": {"type": "Magic"}}', "cannot be read"),
+    ("no JSON", "tokenizer.json", b"{oops", "cannot be read by"),
+    ("empty", "tokenizer.json", b"", "cannot be read by"),
+    ("an object", "tokenizer.json", b"{}", "cannot be read by"),
+    ("nested", "tokenizer.json", b'{"a":' * 5000, "cannot be read by"),
+    ("no model", "tokenizer.json", b'{"version": "1.0", "model": {"type": "Magic"}}', "cannot be read by"),
     ("70 MB", "tokenizer.json", b" " * 70_000_000, "the limit is"),
     ("settings no JSON", "tokenizer_config.json", b"{oops", "tokenizer_config.json:1: not valid JSON"),
     ("settings a list", "tokenizer_config.json", b"[]", "expected a JSON object"),
@@ -350,12 +188,43 @@ PROCESSOR: list[tuple[str, str, dict[str, Any], str]] = [
 ]
 
 
-def _file(said: str) -> str:
-    """Which of them is named: what does not fit together is said of the directory."""
-    return "model: " if said in ("missing", "wrong shape") else "model.safetensors"
+VOCABULARY = json.loads((places.TINY / "tokenizer.json").read_text())
+ENDLESS = {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "x"}
+FLOOD = {"type": "Replace", "pattern": {"String": " "}, "content": "x" * 1_000_000}
+SPLIT = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+RULES: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "normalises for ever",
+        {"normalizer": ENDLESS},
+        "tokenizer.json: the tokenizer uses a regular expression",
+    ),
+    ("in a sequence", {"normalizer": {"type": "Sequence", "normalizers": [ENDLESS]}}, "a regular expression"),
+    ("splits for ever", {"pre_tokenizer": SPLIT}, "tokenizer.json: the tokenizer uses a regular expression"),
+    ("writes a million letters for one", {"normalizer": FLOOD}, "a replacement of 1000000 characters"),
+    (
+        "ids beyond the vocabulary",
+        {
+            "model": VOCABULARY["model"]
+            | {"vocab": {k: i + 10**5 * (i > 1600) for k, i in VOCABULARY["model"]["vocab"].items()}}
+        },
+        "train.jsonl:1: case 'a': the tokenizer gives the token",
+    ),
+]
+
+
+def ruled(changed: dict[str, Any]) -> Callable[[Path], list[str]]:
+    """A tokenizer of the plain class, which takes its rules from the file."""
+
+    def build(place: Path) -> list[str]:
+        made = places.merged(place, "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+        (place / "model" / "tokenizer.json").write_text(json.dumps(VOCABULARY | changed))
+        return made
+
+    return build
 
 
 CASES = [
+    *(Hostile(f"tokenizer: {name}", ruled(changed), (said,)) for name, changed, said in RULES),
     *(
         Hostile(
             f"config: {name}", lambda place, c=content: places.config(place, c), (f"config.json{at}: ", said)
@@ -376,34 +245,6 @@ CASES = [
     ),
     *(
         Hostile(
-            f"weights: {name}",
-            lambda place, c=content: places.weights(place, lambda _: c),
-            (_file(said), said),
-        )
-        for name, content, said in FILES
-    ),
-    *(
-        Hostile(f"weights: {name}", lambda place, c=change: places.weights(place, c), ("model", said))
-        for name, change, said in CHANGED
-    ),
-    *(
-        Hostile(
-            f"weights, to train: {name}",
-            lambda place, c=change: places.trained(place, c),
-            ("model", said),
-        )
-        for name, change, said in CHANGED
-    ),
-    *(
-        Hostile(f"pickle: {name}", pickled(name), ("model: ", "pickles", name, "can run code"))
-        for name in ("pytorch_model.bin", "model.pt", "model.pth", "model.ckpt", "weights.npz", "model.pkl")
-    ),
-    *(
-        Hostile(f"index: {name}", index(content), ("model.safetensors.index.json:", said))
-        for name, content, said in INDEXES
-    ),
-    *(
-        Hostile(
             f"template: {name}",
             lambda place, t=text: places.companion(place, "chat_template.jinja", t.encode()),
             ("chat_template.jinja: ", said),
@@ -414,7 +255,7 @@ CASES = [
         Hostile(
             f"tokenizer: {name}",
             lambda place, f=file, c=content: places.companion(place, f, c),
-            ("model", said),
+            (f"{file}:", said),
         )
         for name, file, content, said in TOKENIZER
     ),
@@ -422,11 +263,10 @@ CASES = [
         Hostile(
             f"processor: {name}",
             lambda place, f=file, v=values: places.merged(place, f, **v),
-            ("model", said),
+            (f"{file}:", said),
         )
         for name, file, values, said in PROCESSOR
     ),
-    Hostile("weights: a pipe", piped_weights, ("weights.safetensors: ", "not a regular file")),
     Hostile("config: endless", endless_config, ("model: ", "no config.json")),
     Hostile(
         "generation config: texts",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import corpus_adapters
-import corpus_models
+import corpus_weights
 import places
 from hypothesis import strategies as st
 from PIL import Image
@@ -123,9 +123,11 @@ ENTRY = st.fixed_dictionaries(
         ),
     }
 )
-NAMES = st.sampled_from([corpus_models.NORM, corpus_models.Q, corpus_adapters.FIRST, "a", "", "__metadata__"])
+NAMES = st.sampled_from(
+    [corpus_weights.NORM, corpus_weights.Q, corpus_adapters.FIRST, "a", "", "__metadata__"]
+)
 HEADERS = st.builds(
-    corpus_models.packed,
+    corpus_weights.packed,
     st.one_of(st.dictionaries(NAMES, st.one_of(ENTRY, VALUES), max_size=4), VALUES, st.binary(max_size=60)),
     st.sampled_from([b"", b"\0" * 4, b"\0" * 16, b"\xff" * 32]),
 )

@@ -103,8 +103,9 @@ def work() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     from mlx_medlora.cli.app import run
 
-    limit = _status("VmSize") + _MOST
-    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    with contextlib.suppress(ValueError, OSError):  # macOS refuses
+        limit = _status("VmSize") + _MOST
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
     for line in questions:
         words = io.StringIO()
         before, spent = _forget_peak(), sum(os.times()[:4])
