@@ -31,6 +31,11 @@ SETTINGS: list[dict[str, Any]] = [
     {"grad_checkpoint": "on", "length": 768},
     {"grad_checkpoint": "on", "target": ("q_proj", "down_proj")},
     {"grad_checkpoint": "on", "length": 512, "width": 1024, "mlp": 4096},
+    {"grad_checkpoint": "on", "length": 640, "batch_size": 2, "heads": 8},
+    {"grad_checkpoint": "on", "dropout": 0.0, "batch_size": 8},
+    {"grad_checkpoint": "on", "bits": 4, "target": ("q_proj", "gate_proj", "up_proj")},
+    {"grad_checkpoint": "on", "dtype": "bfloat16", "layers": 6, "width": 256, "mlp": 1024, "length": 96},
+    {"grad_checkpoint": "on", "layers": 12, "width": 768, "heads": 12, "groups": 4, "length": 300},
 ]
 GEOMETRY = {
     "layers": 8,
