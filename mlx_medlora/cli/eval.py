@@ -69,12 +69,12 @@ def evaluate(
     from mlx_medlora.evaluation.runner import write_evaluation
     from mlx_medlora.evaluation.tables import scorecard_table
     from mlx_medlora.features.opening import open_features
-    from mlx_medlora.files import refuse_nonempty
+    from mlx_medlora.files import refuse_unwritable
     from mlx_medlora.gemma.processor import Encoder
     from mlx_medlora.lora.load import load
 
     kept = feature_settings(features, features_limit, no_features)
-    refuse_nonempty(output)
+    refuse_unwritable(output)
     dataset = Dataset.open(data)
     dataset.refuse_shared_ids()
     cases = dataset.cases(split)  # faults in the data are said before the model loads

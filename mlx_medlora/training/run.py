@@ -17,14 +17,14 @@ from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder
 from mlx_medlora.lora.adapter import CONFIG, WEIGHTS, save_adapter
 from mlx_medlora.training.checkpoint import Checkpoint, seed_all
-from mlx_medlora.training.events import Listener, Resumed
+from mlx_medlora.training.events import Listener, Notice, Resumed
 from mlx_medlora.training.features import ImageSource
 from mlx_medlora.training.images import Confirm, agree_on_prefix, fill_prefix, look, open_images
 from mlx_medlora.training.keeper import CheckpointKeeper
 from mlx_medlora.training.log import METRICS, TIMINGS
 from mlx_medlora.training.ranks import Ranks
 from mlx_medlora.training.record import RunRecord, describe_data, other_versions, record, versions
-from mlx_medlora.training.relief import naming_what_to_lower
+from mlx_medlora.training.relief import naming_what_to_lower, refuse_too_large
 from mlx_medlora.training.resume import (
     RECOMPUTE,
     accepted,
@@ -150,6 +150,9 @@ def _train(
         if below is not None:
             fill_prefix(below, setup, job.ranks, listeners)
     recompute = _recompute(job, setup, found)
+    if warning := refuse_too_large(setup, job.settings, recompute, job.ranks.size):
+        for listener in listeners:
+            listener(Notice(warning))
     now = identity(job.settings, setup.base, about, job.dtype) | {RECOMPUTE: recompute}
     job.ranks.refuse_unlike(now)
     keeper = CheckpointKeeper(job.work, job.settings, setup.base, now, versions(), job.ranks, job.stop, start)

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from mlx_medlora.errors import InputError, Interrupted, MedloraError
-from mlx_medlora.files import disk_is_full, plain_os_errors, refuse_nonempty, sync_path, sync_tree
+from mlx_medlora.files import (
+    disk_is_full,
+    plain_os_errors,
+    refuse_nonempty,
+    sync_path,
+    sync_tree,
+    why_full,
+)
 
 CHECKPOINTS = "checkpoints"
 FINISHED = "run.json"  # the last file that a run writes
@@ -113,7 +120,7 @@ def ending(work: Workplace | None, again: str) -> Iterator[None]:
             with plain_os_errors(work.output):
                 raise
         if disk_is_full(error):
-            message = f"no space left on the disk of {work.output}; the last checkpoint is whole"
+            message = f"{why_full(error)} while training {work.output}; the last checkpoint is whole"
             raise MedloraError(message, hint=f"Free some space. {saved}") from error
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted("interrupted; the last checkpoint is whole", hint=saved) from error
