@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import ROOT, Ended, Forked, contents
+from killable import ROOT, Ended, Forked, contents
 
 from mlx_medlora.errors import InputError, MedloraError, OutOfMemory
 from mlx_medlora.features.settings import FeatureSettings
