@@ -100,7 +100,7 @@ def serve(request: dict[str, Any], place: Path) -> dict[str, Any]:
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return {
         "status": status,
-        "instants": int(log.read_text()),
+        "instants": int(log.read_text() or 0),  # empty where it was killed while it wrote this
         "said": said.read_text(errors="replace"),
         "seconds": time.perf_counter() - started,
     }
