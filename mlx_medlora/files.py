@@ -35,6 +35,15 @@ def refuse_nonempty(target: Path) -> None:
         )
 
 
+def refuse_unwritable(target: Path) -> None:
+    """Raise InputError unless a directory can take the place of `target`: asked before hours of work."""
+    refuse_nonempty(target)
+    target = Path(os.path.abspath(target))
+    with plain_os_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rmdir(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+
+
 @contextmanager
 def atomic_directory(target: Path, *, private: bool = False) -> Iterator[Path]:
     """Yield a new directory beside `target`; rename it to `target` when the block ends well.
@@ -125,7 +134,7 @@ def plain_os_errors(target: Path) -> Iterator[None]:
     except Exception as error:
         if disk_is_full(error):
             raise NoSpace(
-                f"no space left on the disk while writing {target}; nothing was kept",
+                f"{why_full(error)} while writing {target}; nothing was kept",
                 hint="Free some space or choose an --output on another disk.",
             ) from error
         if isinstance(error, OSError) and error.errno in _REFUSED:
@@ -141,6 +150,13 @@ def disk_is_full(error: BaseException) -> bool:
     if type(error).__name__ != "SafetensorError":
         return False
     return any(f"(os error {code})" in str(error) for code in _FULL)
+
+
+def why_full(error: BaseException) -> str:
+    """What a person reads of an error that is `disk_is_full`."""
+    if f"(os error {errno.EFBIG})" in str(error) or getattr(error, "errno", None) == errno.EFBIG:
+        return "a file grew larger than the disk (FAT32: 4 GiB) or `ulimit -f` allows"
+    return "no space left on the disk"
 
 
 def sync_path(path: Path) -> None:

@@ -97,10 +97,10 @@ def evaluate(
     from mlx_medlora.evaluation.gate import CARD, judge, read_gates, require, target_of
     from mlx_medlora.evaluation.metrics import FIELDS, check_fields, score
     from mlx_medlora.evaluation.runner import Evaluation, write_evaluation
-    from mlx_medlora.files import refuse_nonempty
+    from mlx_medlora.files import refuse_unwritable
 
     kept = feature_settings(features, features_limit, no_features)
-    refuse_nonempty(output)
+    refuse_unwritable(output)
     demands = read_gates(gates, (*FIELDS, *(by or [])))
     point = _point(adapter, method, ignore_operating_point)
     dataset = opened(data, split)

@@ -193,7 +193,8 @@ def _refuse_small_disk(output: Path, total: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < total + _SPARE_BYTES:
         raise NoSpace(
-            f"no space for {output}: it needs {total / 1e9:.2f} GB, {free / 1e9:.2f} GB are free",
+            f"no space for {output}: it needs {(total + _SPARE_BYTES) / 1e6:,.0f} MB with its small files, "
+            f"{free / 1e6:,.0f} MB are free",
             hint="Free some space, choose another disk, or use fewer bits.",
         )
 

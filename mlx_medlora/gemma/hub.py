@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from mlx_medlora.errors import InputError, MedloraError, NoSpace
 from mlx_medlora.files import disk_is_full
+from mlx_medlora.gemma.fetch import fetch_large
 from mlx_medlora.gemma.manifest import check_sizes
 from mlx_medlora.network import OFFLINE, is_offline
 
@@ -82,9 +83,11 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _from_hub(repo: str, offline: bool) -> Source:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import is_offline_mode, snapshot_download
 
     try:
+        if not offline and not is_offline_mode():
+            fetch_large(repo, unwanted=tuple(_UNWANTED))
         found = snapshot_download(
             repo, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, local_files_only=offline
         )
@@ -101,6 +104,8 @@ def _explained(repo: str, error: Exception, offline: bool) -> MedloraError:
     """The error for people behind one of the hub client's; more special classes come first."""
     from huggingface_hub import constants, errors
 
+    if isinstance(error, MedloraError):
+        return error
     page = f"{constants.ENDPOINT}/{repo}"
     if isinstance(error, errors.GatedRepoError):
         return InputError(
@@ -130,7 +135,7 @@ def _explained(repo: str, error: Exception, offline: bool) -> MedloraError:
         )
     return MedloraError(
         f"downloading {repo} broke off ({type(error).__name__}: {_first_line(error)})",
-        hint="Run the same command again: files that have arrived are kept, the rest is fetched.",
+        hint="Run the same command again: what has arrived is kept, the rest is fetched.",
     )
 
 

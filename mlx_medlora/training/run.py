@@ -17,14 +17,14 @@ from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder
 from mlx_medlora.lora.adapter import CONFIG, WEIGHTS, save_adapter
 from mlx_medlora.training.checkpoint import Checkpoint, seed_all
-from mlx_medlora.training.events import Listener, Resumed
+from mlx_medlora.training.events import Listener, Notice, Resumed
 from mlx_medlora.training.features import ImageSource
 from mlx_medlora.training.images import Confirm, agree_on_prefix, fill_prefix, look, open_images
 from mlx_medlora.training.keeper import CheckpointKeeper
 from mlx_medlora.training.log import METRICS, TIMINGS
 from mlx_medlora.training.ranks import Ranks
 from mlx_medlora.training.record import RunRecord, describe_data, other_versions, record, versions
-from mlx_medlora.training.relief import naming_what_to_lower
+from mlx_medlora.training.relief import naming_what_to_lower, refuse_too_large
 from mlx_medlora.training.resume import (
     RECOMPUTE,
     SHARDED,
@@ -152,6 +152,9 @@ def _train(
             fill_prefix(below, setup, job.ranks, listeners)
     shards = _shards(job, found)
     recompute = _recompute(job, setup, found, shards)
+    if warning := refuse_too_large(setup, job.settings, recompute, shards):
+        for listener in listeners:
+            listener(Notice(warning))
     chosen = {RECOMPUTE: recompute, SHARDED: shards}
     now = identity(job.settings, setup.base, about, job.dtype) | chosen
     job.ranks.refuse_unlike(now)
@@ -178,7 +181,7 @@ def _train(
         tell = Resumed(found.state.step, trainer.total, (*remarks, *other_versions(found), *changes))
         for listener in listeners:
             listener(tell)
-    with naming_what_to_lower(setup, job.settings, recompute, job.ranks.size):
+    with naming_what_to_lower(setup, job.settings, recompute, shards):
         outcome = trainer.run()
     written = record(setup, about, job.settings, outcome, trainer.plan().trainable, keeper, recompute)
     if job.work is not None:

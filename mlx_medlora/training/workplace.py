@@ -20,6 +20,7 @@ from mlx_medlora.files import (
     refuse_nonempty,
     sync_path,
     sync_tree,
+    why_full,
 )
 
 CHECKPOINTS = "checkpoints"
@@ -122,7 +123,7 @@ def ending(work: Workplace | None, again: str) -> Iterator[None]:
             with plain_os_errors(work.output):
                 raise
         if disk_is_full(error):
-            message = f"no space left on the disk of {work.output}; the last checkpoint is whole"
+            message = f"{why_full(error)} while training {work.output}; the last checkpoint is whole"
             raise MedloraError(message, hint=f"Free some space. {saved}") from error
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted("interrupted; the last checkpoint is whole", hint=saved) from error

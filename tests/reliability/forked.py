@@ -71,6 +71,7 @@ def child(request: dict[str, Any], said: Path, log: Path) -> None:
         descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
+        signal.alarm(100)  # nothing may hang
         for name, limit in request.get("limits", {}).items():
             resource.setrlimit(getattr(resource, name), (limit, limit))
         if script := request.get("before"):
@@ -99,7 +100,7 @@ def serve(request: dict[str, Any], place: Path) -> dict[str, Any]:
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return {
         "status": status,
-        "instants": int(log.read_text()),
+        "instants": int(log.read_text() or 0),  # empty where it was killed while it wrote this
         "said": said.read_text(errors="replace"),
         "seconds": time.perf_counter() - started,
     }

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Ended, Forked, contents
+from killable import ROOT, Ended, Forked, contents
 
 REFERENCE = ROOT / "adapters" / "reference"
 INSTANTS = 3  # that a clock gives
