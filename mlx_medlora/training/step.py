@@ -13,7 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx import nn
-from mlx.utils import tree_map
+from mlx.utils import tree_flatten, tree_map
 
 from mlx_medlora.errors import NotANumber
 from mlx_medlora.gemma.model import Base
@@ -94,6 +94,12 @@ class Stepper:
         refuse_broken("loss", nll, f"update {step + 1}, epoch {epoch}")
         refuse_broken("gradient", norm, f"update {step + 1}, epoch {epoch}")
         return Update(nll / tokens, norm, rate, tokens, sum(len(batch.case_ids) for batch in window))
+
+    def is_sound(self, batch: Batch) -> bool:
+        """Whether loss and gradients of `batch` are numbers, as the adapter stands."""
+        loss, gradients = self.gradient(batch.arrays)
+        leaves: dict[str, mx.array] = dict(tree_flatten(gradients))
+        return all(bool(mx.isfinite(array).all()) for array in (loss, *leaves.values()))
 
     def _updated(
         self, window: Sequence[Batch], step: int, rate: float, parameters: Tree, state: Tree

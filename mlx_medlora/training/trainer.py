@@ -15,11 +15,12 @@ from mlx.utils import tree_flatten
 
 from mlx_medlora.errors import InputError, NotANumber
 from mlx_medlora.gemma.model import Base
-from mlx_medlora.training.batches import Batch, Below, collate
-from mlx_medlora.training.buckets import Buckets, Shape, places
+from mlx_medlora.training.batches import Below
+from mlx_medlora.training.buckets import Buckets
 from mlx_medlora.training.events import Epoch, Event, Listener, Plan, Step
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import ImageSource
+from mlx_medlora.training.feed import Feed
 from mlx_medlora.training.loss import answer_loss
 from mlx_medlora.training.ranks import ALONE, Ranks
 from mlx_medlora.training.settings import TrainSettings
@@ -110,16 +111,15 @@ class Trainer:
                 "patience needs a validation split, and this dataset has none",
                 hint="Leave --patience out, or prepare the dataset with a validation split.",
             )
-        self.model, self.train, self.val, self.features = model, train, val, features
+        self.model, self.train, self.val = model, train, val
         self.settings, self.save, self.validate = settings, save, validate
-        self.listeners, self.keeper, self.ranks, self.below = listeners, keeper, ranks, below
+        self.listeners, self.keeper, self.ranks = listeners, keeper, ranks
         self.outcome, self.place = Outcome(), Place()
         batches = math.ceil(len(train) / settings.batch_size)
         self.total = math.ceil(batches / settings.accumulate) * settings.epochs
-        self.shards = shards or ranks.size
-        self.stepper = Stepper(
-            model, settings, self.total, ranks=ranks, recompute=recompute, shards=self.shards
-        )
+        shards = shards or ranks.size
+        self.stepper = Stepper(model, settings, self.total, ranks=ranks, recompute=recompute, shards=shards)
+        self.feed = Feed(model.config, features, below, ranks, shards)
         self.buckets = Buckets(row_shapes(train), settings.batch_size)
         self.val_buckets = Buckets(row_shapes(val), settings.batch_size)
         self.started = perf_counter()
@@ -174,7 +174,7 @@ class Trainer:
         Raises NotANumber naming the update and the rows where loss or gradient is not one; adapter and
         optimiser are then as they were, and the keeper has been told so.
         """
-        batches = list(self._collated(window, self.buckets))
+        batches = list(self.feed.batches(window, self.buckets))
         try:
             done = self.stepper.update(batches, self.outcome.steps, epoch)
         except NotANumber as error:
@@ -187,34 +187,12 @@ class Trainer:
         self.rows_done += rows
         return self._report(epoch, done, rows)
 
-    def _collated(self, window: Sequence[Sequence[Example]], buckets: Buckets) -> Iterator[Batch]:
-        """This rank's shards of each part of the window's batches, padded as the whole part is."""
-        part = before = 0
-        for examples in window:
-            rows = row_shapes(examples)
-            for together in buckets.parts(rows):
-                shape = buckets.shape([rows[place] for place in together])
-                for shard in self.ranks.shards(self.shards):
-                    own = places(len(together), shard, self.shards, before)
-                    if own:
-                        yield self._collate([examples[together[i]] for i in own], shape, own, part, shard)
-                part, before = part + 1, before + len(together)
-
-    def _collate(self, own: list[Example], shape: Shape, at: range, part: int, shard: int) -> Batch:
-        return collate(own, self.features, self.model.config, shape, self.below, at, part, shard)
-
     def _name_rows(self, error: NotANumber, examples: Sequence[Example]) -> None:
         """Add to `error` those of its `examples` that alone give no number, or all where each alone does."""
         self.model.eval()
-        broken = [example for example in examples if not self._is_sound(example)]
+        broken = [example for example in examples if not self.stepper.is_sound(self.feed.alone(example))]
         named = [f"{example.where} (case {example.case_id})" for example in broken or examples]
         error.message += f"; row: {', '.join(named)}" if broken else f"; among the rows {', '.join(named)}"
-
-    def _is_sound(self, example: Example) -> bool:
-        batch = collate([example], self.features, self.model.config, below=self.below)
-        loss, gradients = self.stepper.gradient(batch.arrays)
-        leaves: dict[str, mx.array] = dict(tree_flatten(gradients))
-        return all(bool(mx.isfinite(array).all()) for array in (loss, *leaves.values()))
 
     def _report(self, epoch: int, done: Update, rows: int) -> Step:
         elapsed = perf_counter() - self.started
@@ -261,7 +239,7 @@ class Trainer:
         self.model.eval()
         nll, tokens = 0.0, 0
         for indices in self.val_buckets.in_order():
-            for batch in self._collated([[self.val[index] for index in indices]], self.val_buckets):
+            for batch in self.feed.batches([[self.val[index] for index in indices]], self.val_buckets):
                 own_loss = answer_loss(self.model, batch.arrays, first=self.stepper.first)
                 nll, tokens = nll + float(own_loss), tokens + batch.supervised
                 try:
