@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard
 
 from mlx_medlora.evaluation.results import GateReport, Scorecard
-from mlx_medlora.report.words import figure, group_name, interval, last_part, short, title
+from mlx_medlora.report.words import demand, figure, group_name, interval, last_part, short, title
 
 # The hub's names of metrics, where it has one for what is meant here.
 TYPES = {"f1": "f1", "mcc": "matthews_correlation", "auroc": "roc_auc", "accuracy": "accuracy"}
@@ -87,7 +87,7 @@ def _gates(report: GateReport) -> list[str]:
     lines = [f"Gates ({_cell(last_part(report.source))}): **{report.verdict}**", ""]
     lines += ["| gate | cases | verdict |", "|---|---|---|"]
     for gate in report.gates:
-        words = f"{title(gate.measure)} {gate.rule}, {group_name(gate)}"
+        words = f"{demand(gate.measure)} {gate.rule}, {group_name(gate)}"
         lines.append(f"| {_cell(words, 200)} | {gate.n} | {gate.verdict} |")
     return lines
 

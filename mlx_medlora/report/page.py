@@ -125,19 +125,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = (
-        "plain",
-        "short",
-        "title",
-        "number",
-        "percent",
-        "figure",
-        "interval",
-        "span",
-        "points",
-        "group_name",
+    shown = (
+        *(words.plain, words.short, words.last_part, words.title, words.demand, words.group_name),
+        *(words.number, words.percent, words.figure, words.interval, words.span, words.points),
     )
-    environment.filters.update({name: getattr(words, name) for name in (*names, "last_part")})
+    environment.filters.update({function.__name__: function for function in shown})
     environment.globals.update(SYMBOLS=words.SYMBOLS)
     return environment
 

@@ -25,6 +25,12 @@ _TITLES = {
     "fpr": "FPR",
 }
 
+_CARD = {
+    "tpr": "valid treatments found valid",
+    "tnr": "errors found",
+    "fpr": "valid treatments flagged",
+}
+
 # What a browser does not show, or what turns the reading direction of the text around it.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufdd0-\ufdef\ufffe\uffff]")
 _HALF = re.compile("[\ud800-\udfff]")  # half of a pair: JSON can hold it, UTF-8 cannot
@@ -52,6 +58,12 @@ def last_part(path: object) -> str:
 def title(name: str) -> str:
     """`false_flag_rate` -> `False flag rate`; abbreviations in capitals."""
     return _TITLES.get(name, plain(name).replace("_", " ").capitalize())
+
+
+def demand(measure: str) -> str:
+    """A gate's measure by its name; the card's three rates with their meaning, the reverse of textbooks'."""
+    meaning = _CARD.get(measure)
+    return title(measure) if meaning is None else f"{title(measure)} ({meaning})"
 
 
 def number(value: object) -> str:

@@ -4,6 +4,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_sorting_and_pages(run: Path, opened: Open) -> None:
         page.select_option("#case-sort", "low")
         assert ids(page)[0] == "case_0005"
         page.select_option("#case-sort", "severity")
-        assert "severity: critical" in page.inner_text("article.case >> nth=0")
+        assert "severity: critical" in page.text_content("article.case >> nth=0")
         page.select_option("#case-size", "all")
         assert len(ids(page)) == 60
 
@@ -90,7 +91,7 @@ def test_a_missed_error_s_link_shows_it(run: Path, opened: Open) -> None:
         page.select_option("#case-outcome", "right")
         page.click("a[data-case=case_0009]")
         assert ids(page) == ["case_0009"]
-        assert "Missed error" in page.inner_text("article.case")
+        assert "Missed error" in page.text_content("article.case")
         page.click("#case-reset")
         assert len(ids(page)) == 25
 
@@ -102,7 +103,9 @@ def test_images_are_seen(run: Path, opened: Open) -> None:
             image.scroll_into_view_if_needed()
             expect(image).to_have_js_property("complete", True)
             expect(image).to_have_js_property("naturalWidth", 48)
-        assert all(page.eval_on_selector_all("img", "all => all.map(one => one.alt.startsWith('Image 1 of 1'))"))
+        assert all(
+            page.eval_on_selector_all("img", "all => all.map(one => one.alt.startsWith('Image 1 of 1'))")
+        )
     with opened(run, Options(images=False)) as page:
         assert page.locator("img").count() == 0
         assert len(ids(page)) == 25
@@ -119,17 +122,23 @@ def test_hostile_text_is_text(tmp_path: Path, opened: Open) -> None:
     ]
     data = write_dataset(tmp_path / "data", rows)
     run = write_run(tmp_path / "run", data, [0.9, 0.1, 0.2], by=["site"], note=HOSTILE, model=f"m/{evil}")
-    (run / "dependence.json").write_text(json.dumps({"verdict": HOSTILE, "looks": False, "sentences": [HOSTILE]}))
+    (run / "dependence.json").write_text(
+        json.dumps({"verdict": HOSTILE, "looks": False, "sentences": [HOSTILE]})
+    )
     with opened(run) as page:
         assert page.title() != "stolen"
-        assert page.locator("script").count() == 1  # the data block is read and removed; the page's own is left
+        assert (
+            page.locator("script").count() == 1
+        )  # the data block is read and removed; the page's own is left
         assert page.locator("style").count() == 1
         assert page.locator("article.case img").count() == 3
         shown = page.eval_on_selector_all(".told", "all => all.map(one => one.textContent)")
         for text in (HOSTILE, LONG, f"CORRECT - {HOSTILE}"):
             assert plain(text) in shown
         assert "⟨U+202E⟩" in plain(HOSTILE)
-        assert plain("case <b>0</b>") in page.eval_on_selector_all("h3", "all => all.map(one => one.textContent)")
+        assert plain("case <b>0</b>") in page.eval_on_selector_all(
+            "h3", "all => all.map(one => one.textContent)"
+        )
         assert page.evaluate("document.documentElement.scrollWidth") <= 1200
         page.select_option("#case-modality", evil)
         assert len(ids(page)) == 1
@@ -143,9 +152,9 @@ def test_print(run: Path, opened: Open) -> None:
         page.set_viewport_size({"width": 703, "height": 1000})  # A4 less its margins
         wide = page.eval_on_selector_all(
             "table, figure, svg, article.case, .box",
-            "all => all.filter(one => one.getBoundingClientRect().right > innerWidth + 1).map(one => one.outerHTML)",
+            "all => all.filter(one => one.getBoundingClientRect().right > innerWidth + 1).length",
         )
-        assert wide == []
+        assert wide == 0
         assert not page.is_visible(".filters")
     pages = PdfReader(io.BytesIO(pdf)).pages
     assert 5 < len(pages) < 40
@@ -174,18 +183,18 @@ CONTRAST = """() => {
       const back = rgba(getComputedStyle(at).backgroundColor);
       if (back[3] === 255) return back;
     }
-    return rgba(getComputedStyle(document.documentElement).colorScheme.includes('x') ? 'black' : 'Canvas');
+    return [255, 255, 255, 255];
   };
   const found = [];
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const node = walker.currentNode.parentElement;
-    if (!walker.currentNode.textContent.trim() || ['SCRIPT', 'STYLE', 'NOSCRIPT'].includes(node.tagName)) continue;
-    if (node.closest('button:disabled')) continue;
+    const text = walker.currentNode.textContent.trim();
+    if (!text || node.closest('script, style, noscript, button:disabled')) continue;
     const style = getComputedStyle(node);
     const ink = rgba(node instanceof SVGElement ? style.fill : style.color);
     const [a, b] = [light(ink), light(behind(node))].sort((x, y) => y - x);
-    found.push([Math.round(100 * (a + 0.05) / (b + 0.05)) / 100, walker.currentNode.textContent.trim().slice(0, 40)]);
+    found.push([Math.round(100 * (a + 0.05) / (b + 0.05)) / 100, text.slice(0, 40)]);
   }
   return found;
 }"""
@@ -233,10 +242,12 @@ def test_names_for_those_who_do_not_see(run: Path, opened: Open) -> None:
                 name = one.evaluate("one => one.ariaLabel || one.alt || one.labels?.[0]?.textContent || ''")
                 assert name.strip()
         assert page.locator("svg[role=img]").count() >= 3
-        assert page.eval_on_selector_all("[id]", "all => all.length - new Set(all.map(one => one.id)).size") == 0
+        assert (
+            page.eval_on_selector_all("[id]", "all => all.length - new Set(all.map(one => one.id)).size") == 0
+        )
         levels = page.eval_on_selector_all("h1, h2, h3", "all => all.map(one => Number(one.tagName[1]))")
         assert levels[0] == 1
-        assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+        assert all(after - before <= 1 for before, after in pairwise(levels))
         for table in page.locator("table").all():
             assert table.locator("th[scope]").count() > 0
 
