@@ -86,7 +86,8 @@ def evaluate(
     """Measure a model on one split of a dataset.
 
     Every figure with its 95 % interval, for all cases and each group, held against gates.
-    Writes scorecard.json, predictions.jsonl and report.html, the page. Research tool, not a medical device.
+    Writes scorecard.json, predictions.jsonl and report.html, a page with the cases' text and images: keep it
+    as you keep the dataset. Research tool, not a medical device.
     """
     out.use_json(json)
     from mlx_medlora.cli.answering import answered, opened, warn_of_training_cases

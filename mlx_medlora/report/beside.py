@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from mlx_medlora.cases.rows import read_jsonl
 from mlx_medlora.errors import InputError
@@ -16,6 +16,7 @@ from mlx_medlora.files import read_json
 
 DEPENDENCE = "dependence.json"
 HEALTH = "health.json"
+FORGETTING = "forgetting.json"
 
 
 class _Open(BaseModel):
@@ -25,27 +26,31 @@ class _Open(BaseModel):
 
 
 class Occlusion(_Open):
-    """One case's heatmap: an SVG or PNG file beside the run, by its relative path, or SVG text."""
+    """One case's heatmap: an SVG or PNG file in the run's directory, by its relative path, or SVG text."""
 
     id: str
-    svg_or_png_path: str
+    path: str = Field(validation_alias=AliasChoices("path", "svg_or_png_path"))
 
 
 class Dependence(_Open):
-    """`dependence.json`: whether the answers come from the image. `looks` is None where it is undecided."""
+    """`dependence.json`: whether the answers come from the image, and whether the text gives them away.
+
+    `looks` and `shortcut` are None where these cases cannot tell.
+    """
 
     verdict: str
     looks: bool | None = None
+    shortcut: bool | None = None
     sentences: list[str] = []
     figures: list[Measure] = []
     occlusion: list[Occlusion] = []
 
 
 class Finding(_Open):
-    """One thing looked for in the training run."""
+    """One thing looked for in the training run; `found` is None where it cannot be told."""
 
     kind: str
-    found: bool
+    found: bool | None
     sentence: str
     advice: str = ""
 
@@ -54,6 +59,15 @@ class Health(_Open):
     """`health.json`: overfitting, underfitting, forgetting."""
 
     findings: list[Finding]
+
+
+class Forgetting(_Open):
+    """`forgetting.json`: how far the adapter moves the base on general questions, in nats a token."""
+
+    n: int
+    kl: Measure
+    loss_change: Measure
+    threshold: float
 
 
 class Rung(_Open):
@@ -102,6 +116,7 @@ class Beside:
     certificate: Certificate | None = None
     dependence: Dependence | None = None
     health: Health | None = None
+    forgetting: Forgetting | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -116,6 +131,7 @@ def look_beside(run: Path, about: dict[str, Any]) -> Beside:
         certificate=next(_certificates([run, adapter, model], notes), None),
         dependence=_parsed(Dependence, run / DEPENDENCE, notes),
         health=_parsed(Health, run / HEALTH, notes) or _of_adapter(adapter, notes),
+        forgetting=_parsed(Forgetting, run / FORGETTING, notes),
         notes=tuple(notes),
     )
 

@@ -98,6 +98,7 @@ def _cell(text: object, most: int = 80) -> str:
 
 
 def _placed(text: str, evaluation: str) -> str:
-    """The section before `## Use`, or at the end."""
+    """The section before `## Use`, or at the end; one that stood there before goes."""
+    text = re.sub(rf"\n{HEADING}\n.*?(?=\n## |\Z)", "", text, flags=re.S)
     before, use, after = text.partition("\n## Use\n")
     return f"{before.rstrip()}\n\n{evaluation}\n{use}{after}" if use else f"{text.rstrip()}\n\n{evaluation}\n"

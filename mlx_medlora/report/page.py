@@ -15,7 +15,7 @@ from markupsafe import Markup
 from mlx_medlora import __version__
 from mlx_medlora.files import plain_os_errors, sync_path
 from mlx_medlora.report import figures, view, words
-from mlx_medlora.report.rows import NEAR, OUTCOMES, case_data, is_near
+from mlx_medlora.report.rows import NEAR, OUTCOMES, ROOM, case_data, is_near
 from mlx_medlora.report.sources import Evidence, Options
 from mlx_medlora.report.svg import Sheet
 from mlx_medlora.report.thumbnails import Progress
@@ -28,7 +28,8 @@ def render(evidence: Evidence, options: Options | None = None, progress: Progres
     options = options or Options()
     sheet = Sheet()
     parts = _parts(evidence, options, sheet)
-    parts["cases"] = case_data(evidence, options, progress)
+    taken = sum(len(one.source) for one in parts["maps"])
+    parts["cases"] = case_data(evidence, options, progress, ROOM - taken)
     style = Markup(_asset("page.css") + sheet.css())
     script = Markup(_asset("page.js"))
     return (

@@ -15,7 +15,7 @@ from mlx_medlora.report.thumbnails import Progress, thumbnails
 from mlx_medlora.report.words import last_part, plain
 
 NEAR = 0.1  # a probability this close to the threshold is a near-miss
-PAGE = 36_000_000  # characters of cases and images together; the rest of the page takes under 1 MB
+ROOM = 36_000_000  # bytes of cases and images together; the rest of the page takes under 1 MB
 GRAVITY = ("critical", "high", "moderate", "low", "none")
 OUTCOMES = {
     "missed": "Missed error: called CORRECT",
@@ -41,8 +41,10 @@ def is_near(found: Prediction) -> bool:
     return p is not None and threshold is not None and abs(p - threshold) <= NEAR
 
 
-def case_data(evidence: Evidence, options: Options, progress: Progress | None = None) -> Markup | None:
-    """The JSON of every case, or None where the page may hold none."""
+def case_data(
+    evidence: Evidence, options: Options, progress: Progress | None = None, room: int = ROOM
+) -> Markup | None:
+    """The JSON of every case in about `room` characters, or None where the page may hold none."""
     if options.redact:
         return None
     changes = _changes(evidence)
@@ -50,7 +52,7 @@ def case_data(evidence: Evidence, options: Options, progress: Progress | None = 
     files: dict[Path, int] = {}
     rows = [_row(one, evidence, options, changes, shared, files) for one in evidence.predictions]
     text = _safe({"rows": rows, "instructions": list(shared), "outcomes": OUTCOMES, "gravity": GRAVITY})
-    small = thumbnails(list(files), PAGE - len(text), progress)
+    small = thumbnails(list(files), room - len(text.encode()), progress)
     return Markup(text[:-1] + ',"images":' + _safe(small) + "}")  # escaped above, for a script element
 
 

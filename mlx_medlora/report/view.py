@@ -63,7 +63,9 @@ def alerts(evidence: Evidence) -> list[str]:
     found = []
     dependence, health = evidence.beside.dependence, evidence.beside.health
     if dependence is not None and dependence.looks is False:
-        found.append(f"This model does not look at the image: {plain(dependence.verdict)}")
+        found.append(f"This model does not look at the image. The verdict: {plain(dependence.verdict)}.")
+    if dependence is not None and dependence.shortcut:
+        found.append("The text alone gives answers away: what looks like seeing may be reading.")
     if evidence.trained_on_these:
         found.append("The adapter was trained on these very cases: the figures say nothing of new ones.")
     point = evidence.scorecard.operating_point
@@ -182,7 +184,7 @@ def maps(evidence: Evidence, options: Options) -> list[Picture]:
 
 def _embedded(found: Occlusion, directory: Path) -> str | None:
     """A data URI, in which nothing of the file can reach the page; None where there is no such image."""
-    text = found.svg_or_png_path
+    text = found.path
     if text.lstrip().startswith("<svg"):
         kind, content = "svg+xml", text.encode()
     else:

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from mlx_medlora.evaluation.results import GateResult, Measure
 from mlx_medlora.evaluation.results.measures import Interval
 
-RATES = ("f1", "mcc", "auroc", "auprc", "brier")  # figures that are no share of anything
+RATES = ("f1", "mcc", "auroc", "auprc", "brier", "kl", "loss_change")  # figures that are no share of anything
 ABSENT = "n/a"  # a figure that cannot be had; its reason stands beside
 NARROW = "\u00a0"
 SYMBOLS = {"pass": "✓", "fail": "✗", "undecided": "?"}
@@ -23,6 +23,7 @@ _TITLES = {
     "tpr": "TPR",
     "tnr": "TNR",
     "fpr": "FPR",
+    "kl": "KL",
 }
 
 _CARD = {

@@ -208,8 +208,9 @@ def test_what_a_reader_must_know_stands_first(tmp_path: Path) -> None:
     (adapter / "run.json").write_text(json.dumps(record | {"settings": {"lr": 2e-4, "rank": 16}}))
     measure = Measure(name="image_effect", value=0.01, n=60, meaning="accuracy lost without images")
     dependence = {
-        "verdict": "Blank images change nothing.",
+        "verdict": "does not look at the image",
         "looks": False,
+        "shortcut": True,
         "figures": [measure.model_dump()],
     }
     (run / "dependence.json").write_text(json.dumps(dependence | {"later": "fields are let through"}))
@@ -219,7 +220,11 @@ def test_what_a_reader_must_know_stands_first(tmp_path: Path) -> None:
         "sentence": "Validation loss rose.",
         "advice": "dropout 0.2",
     }
-    (run / "health.json").write_text(json.dumps({"findings": [finding]}))
+    untold = {"kind": "forgetting", "found": None, "sentence": "Not asked.", "advice": ""}
+    (run / "health.json").write_text(json.dumps({"findings": [finding, untold]}))
+    drift = {"name": "kl", "value": 0.123, "n": 40, "meaning": "how far it moves", "interval": [0.1, 0.2]}
+    drifts = {"n": 40, "kl": drift, "loss_change": drift | {"name": "loss_change"}, "threshold": 0.5}
+    (run / "forgetting.json").write_text(json.dumps(drifts | {"more": "is let through"}))
     point = AppliedPoint(
         temperature=1.0,
         threshold=0.5,
@@ -235,13 +240,17 @@ def test_what_a_reader_must_know_stands_first(tmp_path: Path) -> None:
     text = seen(render(found))
     verdict = text.index("Verdict")
     for wanted in (
-        "This model does not look at the image: Blank images change nothing.",
+        "This model does not look at the image.",
+        "The text alone gives answers away",
         "trained on these very cases",
         "threshold was chosen on these very cases",
         "Overfitting: Validation loss rose.",
     ):
         assert text.index(wanted) < verdict
-    for wanted in ("Image effect 1.0 %", "Advice: dropout 0.2", "9.9.9", "Lr 0.0002"):
+    for wanted in (
+        *("Image effect 1.0 %", "Advice: dropout 0.2", "9.9.9", "Lr 0.0002"),
+        *("? cannot be told: Forgetting", "KL 0.123 0.100 to 0.200"),
+    ):
         assert text.index(wanted) > verdict
 
 
@@ -295,7 +304,7 @@ def test_a_map_outside_the_run_is_not_taken(tmp_path: Path) -> None:
     run = usual(tmp_path)
     (tmp_path / "secret.png").write_bytes(b"secret")
     (run / "own.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>")
-    shown = [{"id": "a", "svg_or_png_path": path} for path in ("../secret.png", "own.svg", "gone.png")]
+    shown = [{"id": "a", "path": path} for path in ("../secret.png", "own.svg", "gone.png")]
     (run / "dependence.json").write_text(json.dumps({"verdict": "v", "looks": True, "occlusion": shown}))
     html = render(evidence(run))
     assert html.count('class="picture"') == 1
