@@ -206,6 +206,21 @@ def write_json_whole(path: Path, value: object) -> None:
             partial.unlink(missing_ok=True)
 
 
+def write_text_whole(path: Path, text: str) -> None:
+    """Write UTF-8 text in one move: what stood there before stays, or the new file is complete.
+
+    Raises InputError or NoSpace where it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with plain_os_errors(path):
+        try:
+            partial.write_text(text, encoding="utf-8", newline="\n")
+            sync_path(partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
 def write_jsonl(path: Path, rows: Iterable[object]) -> None:
     """Write one JSON object a line; NaN is refused (ValueError)."""
     with path.open("w", encoding="utf-8", newline="\n") as stream:

@@ -25,6 +25,7 @@ from mlx_medlora.cli import (
     parity,
     plan,
     prepare,
+    report,
     train,
 )
 from mlx_medlora.cli.options import examples
@@ -44,7 +45,7 @@ app = typer.Typer(
 )
 
 for group in (
-    *(demo, convert, prepare, plan, train, eval, compare, calibrate, generate),
+    *(demo, convert, prepare, plan, train, eval, report, compare, calibrate, generate),
     *(fuse, exchange, parity, bench, doctor),
 ):
     group.add_to(app)

@@ -41,6 +41,7 @@ EXAMPLES = examples(
     "--gates gates.yaml --require-gates --output runs/gated",
     "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases "
     "--ignore-operating-point --margin 0.02 --output runs/plain",
+    "mlx-medlora eval --model models/medgemma-4b --data cases --no-report --output runs/figures-only",
 )
 
 
@@ -79,6 +80,9 @@ def evaluate(
         typer.Option(min=0.001, max=0.5, help="Tell how many cases give the accuracy to within this."),
     ] = 0.05,
     ignore_operating_point: IgnorePoint = False,
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="Write no report.html; `report` makes it later.")
+    ] = False,
     features: FeaturesAt = None,
     features_limit: FeaturesLimit = None,
     no_features: NoFeatures = False,
@@ -90,7 +94,8 @@ def evaluate(
     """Measure a model on one split of a dataset.
 
     Every figure with its 95 % interval, for all cases and each group, held against gates.
-    Writes scorecard.json and predictions.jsonl. Research tool, not a medical device.
+    Writes scorecard.json, predictions.jsonl and report.html, a page with the cases' text and images: keep it
+    as you keep the dataset. Research tool, not a medical device.
     """
     out.use_json(json)
     from mlx_medlora.cli.answering import answered, opened, warn_of_training_cases
@@ -116,7 +121,8 @@ def evaluate(
     report = judge(demands, card, CARD if gates is None else str(gates))
     about = _about(model, adapter, data, split, method, fingerprint)
     judged = card.model_copy(update={"gates": report})
-    written = write_evaluation(output, Evaluation(predictions), about, judged)
+    page = None if no_report else _write_report
+    written = write_evaluation(output, Evaluation(predictions), about, judged, then=page)
     shown = {**written.model_dump(mode="json"), "output": str(output)}
     out.result(shown, *_renderables(split, written, report), f"Wrote {output}")
     if require_gates:
@@ -155,6 +161,25 @@ def _decided(
     return decided, applied
 
 
+def _write_report(run: Path) -> None:
+    """report.html into the run's directory. Where that fails the answers, hours of work perhaps, are kept."""
+    from mlx_medlora.errors import NoSpace
+    from mlx_medlora.evaluation.runs import read_run
+    from mlx_medlora.files import disk_is_full
+    from mlx_medlora.privacy import may_hold_cases
+    from mlx_medlora.report.page import PAGE, write_page
+    from mlx_medlora.report.sources import gather
+
+    try:
+        with out.progress("report.html") as step:
+            write_page(run / PAGE, gather(read_run(run)), progress=step)
+    except Exception as error:  # whatever it was, the figures are right and already written
+        if isinstance(error, NoSpace) or disk_is_full(error):
+            raise
+        reason = type(error).__name__ + ("" if may_hold_cases() else f": {error}")
+        out.warning(f"{PAGE} was not written ({reason}); `mlx-medlora report` tries again")
+
+
 def _renderables(split: str, card: Scorecard, report: GateReport) -> list[RenderableType]:
     from mlx_medlora.evaluation.tables import gates_table, misses_table, scorecard_table
 
@@ -181,6 +206,7 @@ def _about(
 ) -> dict[str, Any]:
     """What was evaluated and how, for scorecard.json."""
     from mlx_medlora import __version__
+    from mlx_medlora.training.record import versions
 
     return {
         "model": model,
@@ -190,4 +216,5 @@ def _about(
         "split_sha256": fingerprint,
         "method": method,
         "mlx_medlora": __version__,
+        "versions": versions(),
     }

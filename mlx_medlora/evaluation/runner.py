@@ -35,6 +35,7 @@ CONTAINS = (
     "predictions.jsonl: each case's id, patient's id, modality, label, error type, severity and image names, "
     "the fields asked for with --by, the probability of ERROR, and the model's answer, which may repeat what "
     "the case says. No case's own text, no image.",
+    "report.html, where it is written: the cases' texts and small copies of their images, the answers, ids.",
 )
 POOL = 4096  # cases that are sorted into batches together; more would only hold up the first answer
 
@@ -113,18 +114,26 @@ def answer_case(model: Base, encoder: Encoder, dataset: Dataset, case: Case, max
 
 
 def write_evaluation(
-    output: Path, evaluation: Evaluation, about: dict[str, Any], card: Scorecard | None = None
+    output: Path,
+    evaluation: Evaluation,
+    about: dict[str, Any],
+    card: Scorecard | None = None,
+    *,
+    then: Callable[[Path], None] | None = None,
 ) -> Scorecard:
     """Write `scorecard.json` (with `about`: what was evaluated, how) and `predictions.jsonl`.
 
-    `card` is the scorecard where it is not the plain one. Returns what was written. `output` is complete
-    or absent. Raises InputError where it exists and is not an empty directory.
+    `card` is the scorecard where it is not the plain one; `then` is called with the directory in the making,
+    to add to it. Returns what was written. `output` is complete or absent. Raises InputError where it
+    exists and is not an empty directory.
     """
     told = {**about, "contains": CONTAINS}
     whole = (card or evaluation.scorecard).model_copy(update={"about": told})
     with atomic_directory(output, private=True) as work:
         write_jsonl(work / PREDICTIONS, (_row(p, whole.by) for p in evaluation.predictions))
         write_json(work / SCORECARD, whole.model_dump(mode="json"))
+        if then is not None:
+            then(work)
     return whole
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -14,10 +14,10 @@ from mlx_medlora.lora.provenance import RUN, Provenance
 
 CARD = "README.md"
 
-_TEMPLATE = """\
+_HEAD = """\
 ---
 base_model: {{ base }}
-library_name: peft
+library_name: {{ library }}
 pipeline_tag: image-text-to-text
 license: other
 license_name: health-ai-developer-foundations
@@ -25,11 +25,13 @@ license_link: https://developers.google.com/health-ai-developer-foundations/term
 tags: [medgemma, lora, clinical-error-detection, mlx-medlora]
 ---
 
-# LoRA adapter for {{ base }}
+# {{ heading }}
 
 **Research use only. Not a medical device, not clinically validated.** Do not use it to decide on the care
 of patients.
+"""
 
+_TEMPLATE = """
 ## The adapter
 
 | | |
@@ -93,11 +95,15 @@ base = AutoModelForImageTextToText.from_pretrained("{{ base }}")
 model = PeftModel.from_pretrained(base, "this directory")
 ```
 
+"""
+
+_LICENCE = """\
 ## Licence
 
 MedGemma is provided under and subject to the Health AI Developer Foundations Terms of Use, found at
-https://developers.google.com/health-ai-developer-foundations/terms. This adapter is a derivative of it: who
-passes it on passes on these terms, and the restriction of clinical use that they contain.
+https://developers.google.com/health-ai-developer-foundations/terms. An adapter of it, and a
+model fused with one, is a derivative: who passes it on passes on these terms, and the restriction of clinical
+use that they contain.
 """
 
 
@@ -108,9 +114,11 @@ def model_card(adapter: Path, config: AdapterConfig, about: Provenance) -> str:
     run: dict[str, Any] = raw if isinstance(raw, dict) else {}
     kind = "DoRA" if config.dora else "LoRA"
     form = f"rank-stabilised {kind}" if config.rslora else kind
-    template = Environment(undefined=StrictUndefined, autoescape=False).from_string(_TEMPLATE)
-    return template.render(
+    return _rendered(
+        _HEAD + _TEMPLATE + _LICENCE,
         base=config.base.id,
+        library="peft",
+        heading=f"LoRA adapter for {config.base.id}",
         config=config,
         form=form,
         version=__version__,
@@ -120,6 +128,16 @@ def model_card(adapter: Path, config: AdapterConfig, about: Provenance) -> str:
         contains=about.contains,
         figures=_figures(run),
     )
+
+
+def base_card(model: str) -> str:
+    """The model card of a model without an adapter, a fused one for example: terms and notice, no figures."""
+    name = PurePath(model).name or model
+    return _rendered(_HEAD + "\n" + _LICENCE, base=name, library="mlx", heading=name)
+
+
+def _rendered(template: str, **values: Any) -> str:
+    return Environment(undefined=StrictUndefined, autoescape=False).from_string(template).render(values)
 
 
 def _figures(run: dict[str, Any]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from mlx_medlora.cli.app import app, run
 
 COMMANDS = (
     *("demo", "convert", "prepare", "plan", "train", "eval", "compare", "calibrate", "generate"),
+    *("report", "model-card"),
     *("fuse", "export", "import", "parity", "bench", "doctor"),
 )
 HEAVY = (
@@ -19,6 +20,8 @@ HEAVY = (
     "transformers",
     "PIL",
     "scipy",
+    "matplotlib",
+    "jinja2",
     "sklearn",
     "rich",
     "huggingface_hub",
