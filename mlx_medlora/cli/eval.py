@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -36,6 +37,8 @@ EXAMPLES = examples(
     "--gates gates.yaml --require-gates --output runs/gated",
     "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases "
     "--ignore-operating-point --margin 0.02 --output runs/plain",
+    "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases --split test "
+    "--dependence --occlusion xray_00012,mri_00007 --occlusion-grid 14 --output runs/looked",
 )
 
 
@@ -74,6 +77,21 @@ def evaluate(
         typer.Option(min=0.001, max=0.5, help="Tell how many cases give the accuracy to within this."),
     ] = 0.05,
     ignore_operating_point: IgnorePoint = False,
+    dependence: Annotated[
+        bool,
+        typer.Option(
+            "--dependence",
+            help="Does it look? Ask four times more: image blanked, another case's, no finding, no text.",
+        ),
+    ] = False,
+    occlusion: Annotated[
+        str | None,
+        typer.Option(help="Cases of which to draw what moves the answer.", metavar="ID[,ID...]"),
+    ] = None,
+    occlusion_grid: Annotated[
+        int,
+        typer.Option(min=2, max=56, help="Patches a side of --occlusion; each is a pass of the tower."),
+    ] = 7,
     features: FeaturesAt = None,
     features_limit: FeaturesLimit = None,
     no_features: NoFeatures = False,
@@ -82,10 +100,12 @@ def evaluate(
     """Measure a model on one split of a dataset.
 
     Every figure with its 95 % interval, for all cases and each group, held against gates.
-    Writes scorecard.json and predictions.jsonl. Research tool, not a medical device.
+    Writes scorecard.json and predictions.jsonl, with --dependence or --occlusion dependence.json.
+    Research tool, not a medical device.
     """
     out.use_json(json)
-    from mlx_medlora.cli.answering import answered, opened, warn_of_training_cases
+    from mlx_medlora.cli.answering import opened, session, warn_of_training_cases
+    from mlx_medlora.cli.looking import asked_for, look
     from mlx_medlora.evaluation.gate import CARD, judge, read_gates, require, target_of
     from mlx_medlora.evaluation.metrics import FIELDS, check_fields, score
     from mlx_medlora.evaluation.runner import Evaluation, write_evaluation
@@ -97,19 +117,32 @@ def evaluate(
     point = _point(adapter, method, ignore_operating_point)
     dataset = opened(data, split)
     check_fields(by or [], [case.metadata.model_dump() for case in dataset.cases(split)])
-    found = answered(
-        model, adapter, dataset, split, kept, method=method, batch_size=batch_size, max_tokens=max_tokens
+    looking = asked_for(
+        dataset, split, method, dependence=dependence, occlusion=occlusion, grid=occlusion_grid
     )
     fingerprint = dataset.fingerprint(split)
     warn_of_training_cases(adapter, fingerprint)
-    predictions, applied = _decided(point, found.predictions, model, fingerprint)
+    with session(model, adapter, dataset, split, kept) as asked:
+        found = asked.answer(
+            dataset, split, f"answering {split}", method=method, batch_size=batch_size, max_tokens=max_tokens
+        )
+        predictions, applied = _decided(point, found.predictions, model, fingerprint)
+        seen = None
+        if looking.wanted:
+            decide = partial(_redecided, point)
+            seen = look(asked, dataset, split, predictions, looking, decide, batch_size)
     card = score(predictions, by=by or [], point=applied, target=target_of(demands), margin=margin)
     report = judge(demands, card, CARD if gates is None else str(gates))
     about = _about(model, adapter, data, split, method, fingerprint)
     judged = card.model_copy(update={"gates": report})
-    written = write_evaluation(output, Evaluation(predictions), about, judged)
+    written = write_evaluation(
+        output, Evaluation(predictions), about, judged, more=None if seen is None else seen.write
+    )
     shown = {**written.model_dump(mode="json"), "output": str(output)}
-    out.result(shown, *_renderables(split, written, report), f"Wrote {output}")
+    told = [] if seen is None else seen.dependence.sentences
+    if seen is not None:
+        shown["dependence"] = seen.dependence.model_dump(mode="json", exclude={"occlusion"})
+    out.result(shown, *_renderables(split, written, report), *told, f"Wrote {output}")
     if require_gates:
         require(report)
 
@@ -144,6 +177,15 @@ def _decided(
     for warning in applied.warnings:
         out.warning(warning)
     return decided, applied
+
+
+def _redecided(point: OperatingPoint | None, predictions: list[Prediction]) -> list[Prediction]:
+    """Further answers by the same operating point."""
+    from mlx_medlora.evaluation.operating_point import decided
+
+    if point is None:
+        return predictions
+    return [decided(row, point.temperature, point.threshold) for row in predictions]
 
 
 def _renderables(split: str, card: Scorecard, report: GateReport) -> list[RenderableType]:

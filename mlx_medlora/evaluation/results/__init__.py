@@ -2,6 +2,7 @@
 
 from mlx_medlora.evaluation.results.calibration import AppliedPoint, Bin, Calibration, OperatingPoint
 from mlx_medlora.evaluation.results.comparison import Comparison, Paired, RunSummary
+from mlx_medlora.evaluation.results.dependence import Dependence, OcclusionPicture
 from mlx_medlora.evaluation.results.gates import GateReport, GateResult, Verdict
 from mlx_medlora.evaluation.results.measures import Confusion, Measure, Scores
 from mlx_medlora.evaluation.results.predictions import Prediction
@@ -14,11 +15,13 @@ __all__ = [
     "Calibration",
     "Comparison",
     "Confusion",
+    "Dependence",
     "GateReport",
     "GateResult",
     "Measure",
     "MissRow",
     "Misses",
+    "OcclusionPicture",
     "OperatingPoint",
     "Paired",
     "Prediction",
