@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import zip_longest
 from typing import Literal
 
 Label = Literal["ERROR", "CORRECT"]
@@ -40,7 +41,7 @@ def without_finding(text: str) -> str | None:
     """
     headings = list(_HEADING.finditer(text))
     kept, place = [], 0
-    for heading, following in zip(headings, [*headings[1:], None], strict=True):
+    for heading, following in zip_longest(headings, headings[1:]):
         if "finding" in heading[1].lower():
             kept += [text[place : heading.end()].rstrip(), f"\n{NOT_STATED}\n\n"]
             place = len(text) if following is None else following.start()

@@ -90,7 +90,7 @@ def evaluate(
     ] = None,
     occlusion_grid: Annotated[
         int,
-        typer.Option(min=2, max=56, help="Patches a side of --occlusion; each is a pass of the tower."),
+        typer.Option(min=2, max=56, help="Patches a side of --occlusion; the tower runs for each."),
     ] = 7,
     features: FeaturesAt = None,
     features_limit: FeaturesLimit = None,

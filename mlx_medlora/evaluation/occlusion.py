@@ -1,11 +1,13 @@
-"""Which parts of an image move the answer: each patch greyed in turn, the case scored anew.
+"""Which parts of an image move the answer: a window slides over it, and the case is scored anew each time.
 
-After Zeiler and Fergus 2014, section 4.2. Letters: G patches a side, C channels, H = W side of the image as
-the model sees it, T soft tokens, D width of the text stack.
+After Zeiler and Fergus 2014, section 4.2. The window has the image's mean colour, which a dark or a stained
+image takes for less of a finding than grey. Letters: G patches a side, K window positions a side, C channels,
+H = W side of the image as the model sees it, T soft tokens, D width of the text stack.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,8 @@ from mlx_medlora.gemma.scoring import Prompt, answer_log_probs
 
 GRID = 7
 GRIDS = (2, 56)
-AT_ONCE = 8  # patches through the tower and the text stack together
+WINDOW = 2 / 7  # of a side; a smaller one leaves too much of a finding to be seen
+AT_ONCE = 8  # windows through the tower and the text stack together
 
 Progress = Callable[[int, int], None]
 
@@ -35,8 +38,8 @@ Progress = Callable[[int, int], None]
 class Occluded:
     """One image of a case: `log_odds` of ERROR against CORRECT with it whole, in nats.
 
-    `change` (G, G), rows from the top, is that less the log-odds with the patch greyed: above 0 the patch
-    speaks for ERROR, below 0 for CORRECT.
+    `change` (G, G), rows from the top, is that less the log-odds with the patch hidden, the mean over the
+    windows that hide it: above 0 the patch speaks for ERROR, below 0 for CORRECT.
     """
 
     case: Case
@@ -54,9 +57,9 @@ def occlude(
     grid: int = GRID,
     progress: Progress | None = None,
 ) -> list[Occluded]:
-    """Grey each of `grid` x `grid` patches of each of the case's images, the others left whole.
+    """Hide windows of each of the case's images in steps of a patch, `grid` a side; other images stay whole.
 
-    Grey is what the preprocessing maps to 0. Raises InputError for a case without an image, for one that
+    Raises InputError for a case without an image, for one that
     the model cannot take, and for a grid finer than the image, MedloraError where a score is no number.
     """
     files = dataset.image_files(case)
@@ -78,29 +81,52 @@ def occlude(
         return np.asarray(found[:, 0] - found[:, 1], np.float64)
 
     whole = float(log_odds([mx.concatenate(seen)])[0])
+    places = windows(grid)
     made = []
-    for place, (file, image) in enumerate(zip(files, pixels, strict=True)):
+    for number, (file, image) in enumerate(zip(files, pixels, strict=True)):
         values: list[float] = []
-        for start in range(0, grid * grid, AT_ONCE):
-            patches = range(start, min(start + AT_ONCE, grid * grid))
-            looked = model.image_features(mx.array(greyed(image, grid, patches)))  # (b, T, D)
-            mixed = [mx.concatenate([*seen[:place], one[None], *seen[place + 1 :]]) for one in looked]
+        for start in range(0, len(places), AT_ONCE):
+            looked = model.image_features(mx.array(hidden(image, grid, places[start : start + AT_ONCE])))
+            mixed = [mx.concatenate([*seen[:number], one[None], *seen[number + 1 :]]) for one in looked]
             values += log_odds(mixed).tolist()
             if progress is not None:
-                progress(place * grid * grid + len(values), len(files) * grid * grid)
-        made.append(Occluded(case, file, whole, whole - np.array(values).reshape(grid, grid)))
+                progress(number * len(places) + len(values), len(files) * len(places))
+        made.append(Occluded(case, file, whole, by_patch(whole - np.array(values), grid)))
     return made
 
 
-def greyed(image: npt.NDArray[np.float32], grid: int, patches: Sequence[int]) -> npt.NDArray[np.float32]:
-    """(C, H, W) -> (b, C, H, W): for each of `patches`, counted along rows, a copy with that one set to 0."""
+def breadth(grid: int) -> int:
+    """How many patches a window covers each way."""
+    return max(1, round(WINDOW * grid))
+
+
+def windows(grid: int) -> list[tuple[int, int]]:
+    """Row and column of each window's first patch, K x K of them."""
+    starts = range(grid - breadth(grid) + 1)
+    return list(itertools.product(starts, starts))
+
+
+def hidden(
+    image: npt.NDArray[np.float32], grid: int, places: Sequence[tuple[int, int]]
+) -> npt.NDArray[np.float32]:
+    """(C, H, W) -> (b, C, H, W): for each of `places` a copy with that window in the image's mean colour."""
     _, height, width = image.shape
     rows, columns = (np.rint(np.linspace(0, side, grid + 1)).astype(int) for side in (height, width))
-    copies = np.repeat(image[None], len(patches), axis=0)
-    for copy, patch in zip(copies, patches, strict=True):
-        row, column = divmod(patch, grid)
-        copy[:, rows[row] : rows[row + 1], columns[column] : columns[column + 1]] = 0.0
+    mean, size = image.mean(axis=(1, 2), keepdims=True), breadth(grid)
+    copies = np.repeat(image[None], len(places), axis=0)
+    for copy, (row, column) in zip(copies, places, strict=True):
+        copy[:, rows[row] : rows[row + size], columns[column] : columns[column + size]] = mean
     return copies
+
+
+def by_patch(changes: npt.NDArray[np.float64], grid: int) -> npt.NDArray[np.float64]:
+    """(K * K,) changes of the windows -> (G, G) the mean over the windows that cover each patch."""
+    size = breadth(grid)
+    total, count = np.zeros((grid, grid)), np.zeros((grid, grid))
+    for (row, column), change in zip(windows(grid), changes, strict=True):
+        total[row : row + size, column : column + size] += change
+        count[row : row + size, column : column + size] += 1
+    return total / count
 
 
 def chosen(cases: Sequence[Case], wanted: str) -> list[Case]:

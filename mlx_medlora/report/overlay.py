@@ -38,7 +38,7 @@ def draw_overlay(path: Path, image: Image.Image, change: npt.NDArray[np.float64]
     if largest >= STILL:
         _mark(covered, change, width, height)
     for axes, text in ((plain, _short(title)), (covered, _caption(change, largest))):
-        axes.set_title(text, fontsize=8, parse_math=False, wrap=True)
+        axes.set_title(text, fontsize=8, parse_math=False)
         axes.set_xticks([])
         axes.set_yticks([])
     bar = figure.colorbar(shown, ax=covered, shrink=0.85)
@@ -63,11 +63,11 @@ def _mark(axes: Axes, change: npt.NDArray[np.float64], width: int, height: int) 
 
 
 def _caption(change: npt.NDArray[np.float64], largest: float) -> str:
-    grid = len(change)
     if largest < STILL:
-        return f"{grid} x {grid} patches greyed in turn: none moves the answer"
+        return "parts of the image hidden in turn: none moves the answer"
+    grid = len(change)
     return (
-        f"{grid} x {grid} patches greyed in turn; the strongest moves {largest:.2f} nats.\n"
+        f"Hidden in turn, {grid} x {grid} patches: the strongest moves {largest:.2f} nats.\n"
         f"Outlined: at least half of that. Unmarked: under a tenth."
     )
 
