@@ -136,7 +136,7 @@ def evaluate(
     about = _about(model, adapter, data, split, method, fingerprint)
     judged = card.model_copy(update={"gates": report})
     written = write_evaluation(
-        output, Evaluation(predictions), about, judged, more=None if seen is None else seen.write
+        output, Evaluation(predictions), about, judged, then=None if seen is None else seen.write
     )
     shown = {**written.model_dump(mode="json"), "output": str(output)}
     told = [] if seen is None else seen.dependence.sentences

@@ -110,20 +110,21 @@ def write_evaluation(
     evaluation: Evaluation,
     about: dict[str, Any],
     card: Scorecard | None = None,
-    more: Callable[[Path], None] | None = None,
+    *,
+    then: Callable[[Path], None] | None = None,
 ) -> Scorecard:
     """Write `scorecard.json` (with `about`: what was evaluated, how) and `predictions.jsonl`.
 
-    `card` is the scorecard where it is not the plain one; `more` writes further files beside them. Returns
-    what was written. `output` is complete or absent.
-    Raises InputError where it exists and is not an empty directory.
+    `card` is the scorecard where it is not the plain one; `then` is called with the directory in the making,
+    to add to it. Returns what was written. `output` is complete or absent. Raises InputError where it
+    exists and is not an empty directory.
     """
     whole = (card or evaluation.scorecard).model_copy(update={"about": about})
     with atomic_directory(output) as work:
         write_jsonl(work / PREDICTIONS, (_row(p, whole.by) for p in evaluation.predictions))
         write_json(work / SCORECARD, whole.model_dump(mode="json"))
-        if more is not None:
-            more(work)
+        if then is not None:
+            then(work)
     return whole
 
 

@@ -1,1 +1,1 @@
-"""Pictures and pages of what an evaluation wrote; of the toolkit, they know its result types alone."""
+"""Evidence becomes a page: one HTML file that needs no network, and a model card, from a run's results."""

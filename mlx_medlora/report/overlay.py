@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 SIGNED = 0.1  # of the largest change, from which a patch carries its sign
 OUTLINED = 0.5  # of the largest change, from which it is outlined
 STILL = 1e-3  # nats; where no patch moves the answer by as much, none is marked
+COLOURS = 128  # a third of the bytes: a page holds many of these
 _LONGEST = 70
 
 
@@ -43,7 +45,10 @@ def draw_overlay(path: Path, image: Image.Image, change: npt.NDArray[np.float64]
         axes.set_yticks([])
     bar = figure.colorbar(shown, ax=covered, shrink=0.85)
     bar.set_label("+ speaks for ERROR, − for CORRECT\n(change of log-odds, nats)", fontsize=8)
-    figure.savefig(path, format="png", dpi=120, metadata={"Software": None})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=120)
+    small = Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    small.save(path, format="PNG", optimize=True)
 
 
 def _mark(axes: Axes, change: npt.NDArray[np.float64], width: int, height: int) -> None:

@@ -126,3 +126,9 @@ def test_pictures_of_any_case(tmp_path: Path, title: str) -> None:
     assert grey[0].shape[1] > 900
     dark = [(one[:, 550:950] < 30).sum() for one in grey]  # signs and outlines are there without colour
     assert dark[1] > dark[0] + 200
+
+
+def test_a_noisy_picture_fits_on_a_page(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (448, 448, 3), dtype=np.uint8)
+    draw_overlay(tmp_path / "noise.png", Image.fromarray(noise), np.eye(7), "noise")
+    assert (tmp_path / "noise.png").stat().st_size < 400_000
