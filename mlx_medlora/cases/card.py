@@ -34,6 +34,15 @@ def case_text(age: int | str, gender: str, finding: str, treatment: str) -> str:
     return "\n\n".join(sections)
 
 
+def sections(text: str) -> list[tuple[str, str]]:
+    """(heading in lower case, what stands under it) of a case's input, in order."""
+    headings = list(_HEADING.finditer(text))
+    return [
+        (heading[1].lower(), text[heading.end() : None if following is None else following.start()].strip())
+        for heading, following in zip_longest(headings, headings[1:])
+    ]
+
+
 def without_finding(text: str) -> str | None:
     """The input of a case with what stands under its finding's heading removed; None without such a heading.
 

@@ -21,6 +21,7 @@ from mlx_medlora.cli import (
     exchange,
     fuse,
     generate,
+    heatmaps,
     parity,
     plan,
     prepare,
@@ -43,7 +44,7 @@ app = typer.Typer(
 )
 
 for group in (
-    *(demo, convert, prepare, plan, train, eval, compare, calibrate, generate),
+    *(demo, convert, prepare, plan, train, eval, compare, heatmaps, calibrate, generate),
     *(fuse, exchange, parity, bench, doctor),
 ):
     group.add_to(app)

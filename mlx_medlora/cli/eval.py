@@ -38,6 +38,8 @@ EXAMPLES = examples(
     "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases "
     "--ignore-operating-point --margin 0.02 --output runs/plain",
     "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases --split test "
+    "--suite --output models/first-benchmarks",
+    "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases --split test "
     "--dependence --occlusion xray_00012,mri_00007 --occlusion-grid 14 --output runs/looked",
 )
 
@@ -84,6 +86,10 @@ def evaluate(
             help="Does it look? Ask four times more: image blanked, another case's, no finding, no text.",
         ),
     ] = False,
+    suite: Annotated[
+        bool,
+        typer.Option("--suite", help="The benchmark suite: baselines beside the model, and heatmaps drawn."),
+    ] = False,
     occlusion: Annotated[
         str | None,
         typer.Option(help="Cases of which to draw what moves the answer.", metavar="ID[,ID...]"),
@@ -100,11 +106,13 @@ def evaluate(
     """Measure a model on one split of a dataset.
 
     Every figure with its 95 % interval, for all cases and each group, held against gates.
-    Writes scorecard.json and predictions.jsonl, with --dependence or --occlusion dependence.json.
+    Writes scorecard.json, predictions.jsonl and heatmaps.json; with --dependence or --occlusion
+    dependence.json, with --suite suite.json and heatmaps/.
     Research tool, not a medical device.
     """
     out.use_json(json)
     from mlx_medlora.cli.answering import opened, session, warn_of_training_cases
+    from mlx_medlora.cli.extras import Extras
     from mlx_medlora.cli.looking import asked_for, look
     from mlx_medlora.evaluation.gate import CARD, judge, read_gates, require, target_of
     from mlx_medlora.evaluation.metrics import FIELDS, check_fields, score
@@ -135,14 +143,19 @@ def evaluate(
     report = judge(demands, card, CARD if gates is None else str(gates))
     about = _about(model, adapter, data, split, method, fingerprint)
     judged = card.model_copy(update={"gates": report})
-    written = write_evaluation(
-        output, Evaluation(predictions), about, judged, then=None if seen is None else seen.write
-    )
+    extras = Extras(seen, predictions, judged, demands)
+    if suite:
+        extras.run_suite(dataset, split)
+    written = write_evaluation(output, Evaluation(predictions), about, judged, then=extras.write)
     shown = {**written.model_dump(mode="json"), "output": str(output)}
     told = [] if seen is None else seen.dependence.sentences
     if seen is not None:
         shown["dependence"] = seen.dependence.model_dump(mode="json", exclude={"occlusion"})
-    out.result(shown, *_renderables(split, written, report), *told, f"Wrote {output}")
+    if extras.suite is not None:
+        told += extras.suite.sentences
+        shown["suite"] = extras.suite.model_dump(mode="json")
+    columns = {split: written, **extras.baselines}
+    out.result(shown, *_renderables(columns, written, report), *told, f"Wrote {output}")
     if require_gates:
         require(report)
 
@@ -188,10 +201,10 @@ def _redecided(point: OperatingPoint | None, predictions: list[Prediction]) -> l
     return [decided(row, point.temperature, point.threshold) for row in predictions]
 
 
-def _renderables(split: str, card: Scorecard, report: GateReport) -> list[RenderableType]:
+def _renderables(columns: dict[str, Scorecard], card: Scorecard, report: GateReport) -> list[RenderableType]:
     from mlx_medlora.evaluation.tables import gates_table, misses_table, scorecard_table
 
-    shown: list[RenderableType] = [scorecard_table({split: card}, more=True)]
+    shown: list[RenderableType] = [scorecard_table(columns, more=True)]
     if card.misses.rows:
         shown.append(misses_table(card.misses))
     shown.append(gates_table(report))

@@ -7,10 +7,12 @@ from mlx_medlora.evaluation.results.gates import GateReport, GateResult, Verdict
 from mlx_medlora.evaluation.results.measures import Confusion, Measure, Scores
 from mlx_medlora.evaluation.results.predictions import Prediction
 from mlx_medlora.evaluation.results.scorecard import NOTICE, Misses, MissRow, SampleSize, Scorecard
+from mlx_medlora.evaluation.results.suite import Baseline, Heatmaps, Suite
 
 __all__ = [
     "NOTICE",
     "AppliedPoint",
+    "Baseline",
     "Bin",
     "Calibration",
     "Comparison",
@@ -18,6 +20,7 @@ __all__ = [
     "Dependence",
     "GateReport",
     "GateResult",
+    "Heatmaps",
     "Measure",
     "MissRow",
     "Misses",
@@ -29,5 +32,6 @@ __all__ = [
     "SampleSize",
     "Scorecard",
     "Scores",
+    "Suite",
     "Verdict",
 ]
