@@ -82,7 +82,8 @@ def _sentences(
         rules = ", ".join(
             dict.fromkeys(f"{cell.measure} {cell.rule}" for held in own.values() for cell in held)
         )
-        yield f"By the gates on each modality ({rules}) green: {_green({n: worst(c) for n, c in own.items()})}."
+        mine = _green({name: worst(held) for name, held in own.items()})
+        yield f"By the gates on each modality ({rules}) green: {mine}."
     yield f"Held against the gates on all cases too, green in every measure: {_green(modalities)}."
     for name, cells in by.items():
         unmet = [cell for cell in cells if cell.verdict != "pass"]

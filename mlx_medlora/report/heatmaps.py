@@ -6,6 +6,7 @@ What passes is plain, what is undecided is hatched, what fails has a thick frame
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,9 @@ def write_heatmaps(directory: Path, found: Heatmaps) -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     written = []
     for one in maps(found):
-        with matplotlib.rc_context({"text.parse_math": False, "svg.hashsalt": "mlx-medlora"}):
+        settings = {"text.parse_math": False, "svg.hashsalt": "mlx-medlora"}
+        with matplotlib.rc_context(settings), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # letters that the font lacks are drawn as boxes
             figure = Figure(figsize=one.size, layout="constrained")
             paint(figure, one)
             for suffix, told in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):

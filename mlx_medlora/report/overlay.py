@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,9 @@ def draw_overlay(path: Path, image: Image.Image, change: npt.NDArray[np.float64]
     bar = figure.colorbar(shown, ax=covered, shrink=0.85)
     bar.set_label("+ speaks for ERROR, − for CORRECT\n(change of log-odds, nats)", fontsize=8)
     drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=120)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that the font lacks are drawn as boxes
+        figure.savefig(drawn, format="png", dpi=120)
     small = Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     small.save(path, format="PNG", optimize=True)
 
