@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import zip_longest
 from typing import Literal
 
 Label = Literal["ERROR", "CORRECT"]
@@ -19,6 +21,9 @@ _ERROR_REASONS = {
     "undertreatment": "Undertreatment, the image shows a finding left untreated",
 }
 
+NOT_STATED = "Not stated"
+_HEADING = re.compile(r"^\*\*([^*\n]+)\*\*:?[ \t]*", re.MULTILINE)
+
 
 def case_text(age: int | str, gender: str, finding: str, treatment: str) -> str:
     """The input of a case in Markdown: patient, finding, treatment. An empty age or gender is left out."""
@@ -27,6 +32,29 @@ def case_text(age: int | str, gender: str, finding: str, treatment: str) -> str:
     sections = ["\n".join(["**Patient Information:**", *(patient or ["- Not recorded"])])]
     sections += [f"**Imaging Finding:**\n{finding}", f"**Treatment:**\n{treatment}"]
     return "\n\n".join(sections)
+
+
+def sections(text: str) -> list[tuple[str, str]]:
+    """(heading in lower case, what stands under it) of a case's input, in order."""
+    headings = list(_HEADING.finditer(text))
+    return [
+        (heading[1].lower(), text[heading.end() : None if following is None else following.start()].strip())
+        for heading, following in zip_longest(headings, headings[1:])
+    ]
+
+
+def without_finding(text: str) -> str | None:
+    """The input of a case with what stands under its finding's heading removed; None without such a heading.
+
+    A heading is bold and at the beginning of a line, and has the word `finding` in it, in any case.
+    """
+    headings = list(_HEADING.finditer(text))
+    kept, place = [], 0
+    for heading, following in zip_longest(headings, headings[1:]):
+        if "finding" in heading[1].lower():
+            kept += [text[place : heading.end()].rstrip(), f"\n{NOT_STATED}\n\n"]
+            place = len(text) if following is None else following.start()
+    return "".join([*kept, text[place:]]).rstrip() if kept else None
 
 
 def answer(label: Label, error_type: str = "none") -> str:

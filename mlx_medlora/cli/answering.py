@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlx_medlora.cli.output import out
 
@@ -11,6 +14,9 @@ if TYPE_CHECKING:
     from mlx_medlora.cases.dataset import Dataset
     from mlx_medlora.evaluation.runner import Evaluation
     from mlx_medlora.features.settings import FeatureSettings
+    from mlx_medlora.features.source import ImageFeatures
+    from mlx_medlora.gemma.model import Base
+    from mlx_medlora.gemma.processor import Encoder
 
 
 def opened(data: Path, split: str) -> Dataset:
@@ -23,19 +29,29 @@ def opened(data: Path, split: str) -> Dataset:
     return dataset
 
 
-def answered(
-    model: str,
-    adapter: Path | None,
-    dataset: Dataset,
-    split: str,
-    kept: FeatureSettings,
-    *,
-    method: str = "score",
-    batch_size: int | None = None,
-    max_tokens: int = 64,
-) -> Evaluation:
-    """Load the model and have it answer the split, with progress and what became of the features."""
-    from mlx_medlora.evaluation.runner import evaluate
+@dataclass(frozen=True)
+class Session:
+    """A loaded model with the image features that are there."""
+
+    network: Base
+    encoder: Encoder
+    features: ImageFeatures
+
+    def answer(self, dataset: Dataset, split: str, title: str, **how: Any) -> Evaluation:
+        """Have the model answer the split, with progress under `title`; `how` as `evaluate` takes it."""
+        from mlx_medlora.evaluation.runner import evaluate
+
+        with out.progress(title) as step:
+            return evaluate(
+                self.network, self.encoder, dataset, split, features=self.features, progress=step, **how
+            )
+
+
+@contextmanager
+def session(
+    model: str, adapter: Path | None, dataset: Dataset, split: str, kept: FeatureSettings
+) -> Iterator[Session]:
+    """Load the model, and say in the end what became of the features."""
     from mlx_medlora.features.opening import open_features
     from mlx_medlora.gemma.processor import Encoder
     from mlx_medlora.lora.load import load
@@ -43,24 +59,18 @@ def answered(
     images = any(case.image_paths for case in dataset.cases(split))
     network, processor = load(model, adapter)
     encoder = Encoder(processor, network.config)
-    with (
-        open_features(network, encoder, kept, dataset.root, out.warning, images=images) as seen,
-        out.progress(f"answering {split}") as step,
-    ):
-        found = evaluate(
-            network,
-            encoder,
-            dataset,
-            split,
-            method="generate" if method == "generate" else "score",
-            batch_size=batch_size,
-            max_tokens=max_tokens,
-            features=seen,
-            progress=step,
-        )
+    with open_features(network, encoder, kept, dataset.root, out.warning, images=images) as seen:
+        yield Session(network, encoder, seen)
     if images:
         out.note(seen.use.sentence())
-    return found
+
+
+def answered(
+    model: str, adapter: Path | None, dataset: Dataset, split: str, kept: FeatureSettings, **how: Any
+) -> Evaluation:
+    """Load the model and have it answer the split, as `Session.answer`."""
+    with session(model, adapter, dataset, split, kept) as asked:
+        return asked.answer(dataset, split, f"answering {split}", **how)
 
 
 def note_point_left(adapter: Path) -> None:

@@ -22,6 +22,7 @@ from mlx_medlora.cli import (
     exchange,
     fuse,
     generate,
+    heatmaps,
     parity,
     plan,
     prepare,
@@ -45,7 +46,7 @@ app = typer.Typer(
 )
 
 for group in (
-    *(demo, convert, prepare, plan, train, eval, report, compare, calibrate, generate),
+    *(demo, convert, prepare, plan, train, eval, report, compare, heatmaps, calibrate, generate),
     *(fuse, exchange, parity, bench, doctor),
 ):
     group.add_to(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -42,6 +43,10 @@ EXAMPLES = examples(
     "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases "
     "--ignore-operating-point --margin 0.02 --output runs/plain",
     "mlx-medlora eval --model models/medgemma-4b --data cases --no-report --output runs/figures-only",
+    "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases --split test "
+    "--suite --output models/first-benchmarks",
+    "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases --split test "
+    "--dependence --occlusion xray_00012,mri_00007 --occlusion-grid 14 --output runs/looked",
 )
 
 
@@ -83,6 +88,25 @@ def evaluate(
     no_report: Annotated[
         bool, typer.Option("--no-report", help="Write no report.html; `report` makes it later.")
     ] = False,
+    dependence: Annotated[
+        bool,
+        typer.Option(
+            "--dependence",
+            help="Does it look? Ask four times more: image blanked, another case's, no finding, no text.",
+        ),
+    ] = False,
+    suite: Annotated[
+        bool,
+        typer.Option("--suite", help="The benchmark suite: baselines beside the model, and heatmaps drawn."),
+    ] = False,
+    occlusion: Annotated[
+        str | None,
+        typer.Option(help="Cases of which to draw what moves the answer.", metavar="ID[,ID...]"),
+    ] = None,
+    occlusion_grid: Annotated[
+        int,
+        typer.Option(min=2, max=56, help="Patches a side of --occlusion; the tower runs for each."),
+    ] = 7,
     features: FeaturesAt = None,
     features_limit: FeaturesLimit = None,
     no_features: NoFeatures = False,
@@ -94,11 +118,14 @@ def evaluate(
     """Measure a model on one split of a dataset.
 
     Every figure with its 95 % interval, for all cases and each group, held against gates.
-    Writes scorecard.json, predictions.jsonl and report.html, a page with the cases' text and images: keep it
-    as you keep the dataset. Research tool, not a medical device.
+    Writes scorecard.json, predictions.jsonl, heatmaps.json and report.html, a page with the cases' text and
+    images: keep it as you keep the dataset. --dependence and --occlusion add dependence.json, --suite adds
+    suite.json and heatmaps/. Research tool, not a medical device.
     """
     out.use_json(json)
-    from mlx_medlora.cli.answering import answered, opened, warn_of_training_cases
+    from mlx_medlora.cli.answering import opened, session, warn_of_training_cases
+    from mlx_medlora.cli.extras import Extras
+    from mlx_medlora.cli.looking import asked_for, look
     from mlx_medlora.evaluation.gate import CARD, judge, read_gates, require, target_of
     from mlx_medlora.evaluation.metrics import FIELDS, check_fields, score
     from mlx_medlora.evaluation.runner import Evaluation, write_evaluation
@@ -110,21 +137,39 @@ def evaluate(
     point = _point(adapter, method, ignore_operating_point)
     dataset = opened(data, split)
     check_fields(by or [], [case.metadata.model_dump() for case in dataset.cases(split)])
-    verify_model(model, verify)
-    found = answered(
-        model, adapter, dataset, split, kept, method=method, batch_size=batch_size, max_tokens=max_tokens
+    looking = asked_for(
+        dataset, split, method, dependence=dependence, occlusion=occlusion, grid=occlusion_grid
     )
     fingerprint = dataset.fingerprint(split)
     warn_of_training_cases(adapter, fingerprint)
-    predictions, applied = _decided(point, found.predictions, model, fingerprint)
+    verify_model(model, verify)
+    with session(model, adapter, dataset, split, kept) as asked:
+        found = asked.answer(
+            dataset, split, f"answering {split}", method=method, batch_size=batch_size, max_tokens=max_tokens
+        )
+        predictions, applied = _decided(point, found.predictions, model, fingerprint)
+        seen = None
+        if looking.wanted:
+            decide = partial(_redecided, point)
+            seen = look(asked, dataset, split, predictions, looking, decide, batch_size)
     card = score(predictions, by=by or [], point=applied, target=target_of(demands), margin=margin)
     report = judge(demands, card, CARD if gates is None else str(gates))
     about = _about(model, adapter, data, split, method, fingerprint)
     judged = card.model_copy(update={"gates": report})
-    page = None if no_report else _write_report
-    written = write_evaluation(output, Evaluation(predictions), about, judged, then=page)
+    extras = Extras(seen, predictions, judged, demands)
+    if suite:
+        extras.run_suite(dataset, split)
+    last = [] if no_report else [_write_report]  # it reads what the others write
+    written = write_evaluation(output, Evaluation(predictions), about, judged, then=[extras.write, *last])
     shown = {**written.model_dump(mode="json"), "output": str(output)}
-    out.result(shown, *_renderables(split, written, report), f"Wrote {output}")
+    told = [] if seen is None else seen.dependence.sentences
+    if seen is not None:
+        shown["dependence"] = seen.dependence.model_dump(mode="json", exclude={"occlusion"})
+    if extras.suite is not None:
+        told += extras.suite.sentences
+        shown["suite"] = extras.suite.model_dump(mode="json")
+    columns = {split: written, **extras.baselines}
+    out.result(shown, *_renderables(columns, written, report), *told, f"Wrote {output}")
     if require_gates:
         require(report)
 
@@ -180,10 +225,19 @@ def _write_report(run: Path) -> None:
         out.warning(f"{PAGE} was not written ({reason}); `mlx-medlora report` tries again")
 
 
-def _renderables(split: str, card: Scorecard, report: GateReport) -> list[RenderableType]:
+def _redecided(point: OperatingPoint | None, predictions: list[Prediction]) -> list[Prediction]:
+    """Further answers by the same operating point."""
+    from mlx_medlora.evaluation.operating_point import decided
+
+    if point is None:
+        return predictions
+    return [decided(row, point.temperature, point.threshold) for row in predictions]
+
+
+def _renderables(columns: dict[str, Scorecard], card: Scorecard, report: GateReport) -> list[RenderableType]:
     from mlx_medlora.evaluation.tables import gates_table, misses_table, scorecard_table
 
-    shown: list[RenderableType] = [scorecard_table({split: card}, more=True)]
+    shown: list[RenderableType] = [scorecard_table(columns, more=True)]
     if card.misses.rows:
         shown.append(misses_table(card.misses))
     shown.append(gates_table(report))

@@ -74,9 +74,23 @@ def prepare(
 
     if cases is not None:
         made = prepare_table(cases, images, output, val=val, test=test, seed=seed, data_source=mark)
+        _warn_of_telling_words(output)
     else:
         made = prepare_phantoms(phantoms or 0, output, val=val, test=test, seed=seed)
     out.result(made.model_dump(mode="json"), _table(made), f"Wrote {output}")
+
+
+def _warn_of_telling_words(output: Path) -> None:
+    """Say where the words of the cases give their answers away, before anything is trained on them."""
+    from mlx_medlora.cases.dataset import Dataset
+    from mlx_medlora.evaluation.saying import words_sentence
+    from mlx_medlora.evaluation.words import probe_words
+
+    dataset = Dataset.open(output)
+    found = probe_words([case for split in dataset.splits() for case in dataset.cases(split)])
+    if found.gain.interval is not None and found.gain.interval[0] > 0:
+        sentence = words_sentence(found.accuracy, found.gain, found.words)
+        out.warning(f"{sentence} A model can learn these and never look at the image.")
 
 
 def _check(cases: Path | None, images: Path | None, phantoms: int | None) -> None:

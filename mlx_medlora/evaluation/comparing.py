@@ -9,12 +9,12 @@ import numpy as np
 
 from mlx_medlora.errors import InputError
 from mlx_medlora.evaluation import bootstrap
-from mlx_medlora.evaluation.bootstrap import percentile, resample
+from mlx_medlora.evaluation.bootstrap import percentile
 from mlx_medlora.evaluation.intervals import LEVEL, Interval, wilson
 from mlx_medlora.evaluation.results import NOTICE, Comparison, Measure, Paired, RunSummary
 from mlx_medlora.evaluation.runs import Run
 from mlx_medlora.evaluation.shares import union
-from mlx_medlora.evaluation.tally import Tally
+from mlx_medlora.evaluation.tally import Bools, Ints, Tally
 from mlx_medlora.files import write_json_whole
 
 SWAPS = 9_999
@@ -94,6 +94,43 @@ def newcombe(both: int, won: int, lost: int, neither: int, level: float = LEVEL)
     return max(-1.0, p - q - max(low, 0.0) ** 0.5), min(1.0, p - q + max(high, 0.0) ** 0.5)
 
 
+def paired_difference(
+    first: Bools, second: Bools, patient: Ints, *, name: str = "difference", meaning: str = DIFFERENCE
+) -> Measure:
+    """The share that is right in `second` (N,) less that in `first`, of the same cases.
+
+    `patient` (N,) are numbers from 0. Where patients repeat, the interval is no narrower than by resampling
+    them. Raises ValueError without cases.
+    """
+    if not len(first):
+        raise ValueError("a difference takes at least one case")
+    won, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    both, neither = int((first & second).sum()), int((~first & ~second).sum())
+    plain = newcombe(both, won, lost, neither)
+    interval: Interval | None = plain
+    method: str | None = "Newcombe, paired"
+    reason = None
+    sizes = np.bincount(patient)
+    if sizes.max() > 1:
+        interval, method, reason = None, None, bootstrap.FEW
+        if len(sizes) >= bootstrap.LEAST:
+            steps = second.astype(np.float64) - first
+            sums, weighed = np.bincount(patient, steps), sizes.astype(np.float64)
+            values = [(w @ sums) / (w @ weighed) for w in bootstrap.weights(len(sizes))]
+            drawn, reason = percentile(np.concatenate(values))
+            if drawn is not None:
+                interval, method = union(plain, drawn), "bootstrap over patients, at least Newcombe"
+    return Measure(
+        name=name,
+        value=(won - lost) / len(first),
+        n=len(first),
+        meaning=meaning,
+        interval=interval,
+        interval_method=method,
+        reason=reason,
+    )
+
+
 def _paired(first: Run, second: Run, name: str, other: str) -> Paired:
     rows = list(zip(first.predictions, second.predictions, strict=True))
     won = [b.id for a, b in rows if b.correct and not a.correct]
@@ -101,6 +138,7 @@ def _paired(first: Run, second: Run, name: str, other: str) -> Paired:
     both = sum(a.correct and b.correct for a, b in rows)
     neither = len(rows) - both - len(won) - len(lost)
     p_value = mcnemar(len(won), len(lost))
+    first_right, second_right = (np.array([p.correct for p in run.predictions]) for run in (first, second))
     return Paired(
         first=name,
         second=other,
@@ -112,7 +150,7 @@ def _paired(first: Run, second: Run, name: str, other: str) -> Paired:
         p_value=p_value,
         p_patients=_swapped(first, second),
         p_adjusted=p_value,
-        difference=_difference(first, second, newcombe(both, len(won), len(lost), neither)),
+        difference=paired_difference(first_right, second_right, Tally.of(first.predictions).patient),
         sentence="",
     )
 
@@ -138,32 +176,6 @@ def _steps(first: Run, second: Run) -> list[int]:
     return [
         int(b.correct) - int(a.correct) for a, b in zip(first.predictions, second.predictions, strict=True)
     ]
-
-
-def _difference(first: Run, second: Run, plain: Interval) -> Measure:
-    """With repeated patients, no narrower than by resampling them."""
-    steps = _steps(first, second)
-    tally = Tally.of(first.predictions)
-    interval: Interval | None = plain
-    method: str | None = "Newcombe, paired"
-    reason = None
-    if tally.repeated:
-        interval, method, reason = None, None, bootstrap.FEW
-        if tally.patients >= bootstrap.LEAST:
-            sums = np.bincount(tally.patient, steps, minlength=tally.patients)
-            sizes = np.bincount(tally.patient, minlength=tally.patients).astype(np.float64)
-            drawn, reason = percentile(resample(tally, lambda w: (w @ sums) / (w @ sizes)))
-            if drawn is not None:
-                interval, method = union(plain, drawn), "bootstrap over patients, at least Newcombe"
-    return Measure(
-        name="difference",
-        value=sum(steps) / len(steps),
-        n=len(steps),
-        meaning=DIFFERENCE,
-        interval=interval,
-        interval_method=method,
-        reason=reason,
-    )
 
 
 def _sentence(pair: Paired, p: float) -> str:

@@ -131,7 +131,7 @@ def title(result: GateResult) -> str:
 def _results(gate: Gate, card: Scorecard) -> Iterator[GateResult]:
     if gate.field is None:
         whole = card.misses.weighted if gate.measure == WEIGHTED else card.measures[_key(gate)]
-        yield _result(gate, None, whole)
+        yield hold(gate, None, whole)
         return
     groups = card.by[gate.field]
     wanted = groups if gate.only is None else [gate.only[gate.field]]
@@ -139,19 +139,20 @@ def _results(gate: Gate, card: Scorecard) -> Iterator[GateResult]:
         if name not in groups:
             reason = f"no case has {gate.field} {name!r}, only {', '.join(groups)}"
             absent = Measure(name=gate.measure, value=None, n=0, meaning="", reason=reason)
-            yield _result(gate, {gate.field: name}, absent)
+            yield hold(gate, {gate.field: name}, absent)
             continue
         found = groups[name].measures[_key(gate)]
         if gate.each in ERRORS_ONLY and not found.n:
             continue  # severity `none` holds valid treatments, among which no error can be found
-        yield _result(gate, {gate.field: name}, found)
+        yield hold(gate, {gate.field: name}, found)
 
 
 def _key(gate: Gate) -> str:
     return CARD_KEYS.get(gate.measure, gate.measure)
 
 
-def _result(gate: Gate, group: dict[str, str] | None, found: Measure) -> GateResult:
+def hold(gate: Gate, group: dict[str, str] | None, found: Measure) -> GateResult:
+    """One figure of one group of cases held against a gate."""
     verdict, reason = _verdict(gate, found)
     bound = gate.at_least if gate.at_least is not None else gate.under
     needed = None

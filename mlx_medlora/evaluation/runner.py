@@ -6,7 +6,7 @@ the model write its answer greedily and reads the verdict from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -119,11 +119,11 @@ def write_evaluation(
     about: dict[str, Any],
     card: Scorecard | None = None,
     *,
-    then: Callable[[Path], None] | None = None,
+    then: Sequence[Callable[[Path], None]] = (),
 ) -> Scorecard:
     """Write `scorecard.json` (with `about`: what was evaluated, how) and `predictions.jsonl`.
 
-    `card` is the scorecard where it is not the plain one; `then` is called with the directory in the making,
+    `card` is the scorecard where it is not the plain one; `then` are called with the directory in the making,
     to add to it. Returns what was written. `output` is complete or absent. Raises InputError where it
     exists and is not an empty directory.
     """
@@ -132,8 +132,8 @@ def write_evaluation(
     with atomic_directory(output, private=True) as work:
         write_jsonl(work / PREDICTIONS, (_row(p, whole.by) for p in evaluation.predictions))
         write_json(work / SCORECARD, whole.model_dump(mode="json"))
-        if then is not None:
-            then(work)
+        for write in then:
+            write(work)
     return whole
 
 

@@ -11,12 +11,15 @@ from mlx_medlora.cases.dataset import Dataset
 from mlx_medlora.cases.rows import read_jsonl
 from mlx_medlora.cases.schema import Case
 from mlx_medlora.errors import InputError
-from mlx_medlora.evaluation.results import Prediction, Scorecard
+from mlx_medlora.evaluation.results import Heatmaps, Prediction, Scorecard
 from mlx_medlora.files import read_json
 from mlx_medlora.settings import describe, validate
 
 SCORECARD = "scorecard.json"
 PREDICTIONS = "predictions.jsonl"
+DEPENDENCE = "dependence.json"
+HEATMAPS = "heatmaps.json"
+SUITE = "suite.json"
 POINT = "operating_point.json"  # in the adapter's directory
 
 
@@ -47,6 +50,19 @@ def read_run(directory: Path) -> Run:
         message = f"it has {len(rows)} answers, and the scorecard counts {card.n}"
         raise InputError(message, path=directory / PREDICTIONS, hint="Run the evaluation again.")
     return Run(directory, card, rows)
+
+
+def read_heatmaps(directory: Path) -> Heatmaps:
+    """The heatmaps' cells of a run. Raises InputError where it is none, or of an earlier release."""
+    read_run(directory)
+    path = directory / HEATMAPS
+    if not path.is_file():
+        hint = "It was written by an earlier release: run the evaluation again."
+        raise InputError(f"it has no {HEATMAPS}", path=directory, hint=hint)
+    raw = read_json(path)
+    if not isinstance(raw, dict):
+        raise InputError("expected an object", path=path)
+    return validate(Heatmaps, raw, path=path)
 
 
 def cases_of(run: Run, data: Path | None = None) -> tuple[Dataset, dict[str, Case]]:

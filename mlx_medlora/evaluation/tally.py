@@ -37,15 +37,11 @@ class Tally:
     def of(cls, predictions: Sequence[Prediction]) -> Tally:
         """The arrays of these answers."""
         known = [p.p_error for p in predictions if p.p_error is not None]
-        names = [
-            ("", row) if p.patient_id is None else (p.patient_id, -1) for row, p in enumerate(predictions)
-        ]
-        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
         return cls(
             error=np.array([p.label == "ERROR" for p in predictions], bool),
             said=np.array([_SAID[p.predicted] for p in predictions], np.int64),
             p=np.array(known, np.float64) if known and len(known) == len(predictions) else None,
-            patient=np.array([numbers[name] for name in names], np.int64),
+            patient=patient_numbers([p.patient_id for p in predictions]),
         )
 
     def where(self, mask: Bools) -> Tally:
@@ -87,6 +83,13 @@ class Tally:
         """(K, 6) cases in each cell."""
         flat = np.bincount(self.patient * CELLS + self.cell, minlength=self.patients * CELLS)
         return flat.reshape(self.patients, CELLS)
+
+
+def patient_numbers(ids: Sequence[str | None]) -> Ints:
+    """(N,) each case's patient, numbered from 0; a case without an id is its own."""
+    names = [("", row) if name is None else (name, -1) for row, name in enumerate(ids)]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], np.int64)
 
 
 def confusion(counts: Ints) -> Confusion:

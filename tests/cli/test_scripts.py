@@ -3,12 +3,15 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from mlx_medlora.evaluation.results import Suite
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
@@ -77,8 +80,54 @@ def test_the_tuned_model_is_tested_on_its_own_base(tmp_path: Path, monkeypatch: 
         )
 
 
+def test_the_card_s_benchmark_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    translated = script("run_clinical_validation_benchmarks").translated
+    rest = ["--output", "models/medgemma-lora-benchmarks", "--data", "lora_training", "--suite"]
+    wanted = ["--model", "google/medgemma-4b-it", "--adapter", "models/medgemma-lora", *rest]
+    assert translated(["--model", "medgemma-lora"]) == translated([]) == wanted
+    there = tmp_path / "models" / "mine"
+    there.mkdir(parents=True)
+    (there / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "tiny-medgemma"}))
+    for given in (["--model", "mine"], ["--model=mine"], ["--model", "models/mine"]):
+        found = translated([*given, "--split", "test"])
+        assert found[:2] == ["--model", "tiny-medgemma"]
+        assert found[3].endswith("models/mine")
+        assert found[4:] == ["--output", "models/mine-benchmarks", *rest[2:], "--split", "test"]
+    assert translated(["--model", "tiny-medgemma"])[:3] == ["--model", "tiny-medgemma", "--output"]
+
+
+def test_the_card_s_benchmarks_and_heatmaps(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    for name, place in (("medgemma-lora", "adapters/reference"), ("../lora_training", "lora_training")):
+        shutil.copytree(ROOT / place, tmp_path / "models" / name)
+    done = opened("run_clinical_validation_benchmarks", "--model", "medgemma-lora", folder=tmp_path)
+    assert done.returncode == 0
+    assert "text heuristics" in done.stdout
+    assert "majority class" in done.stdout
+    written = tmp_path / "models" / "medgemma-lora-benchmarks"
+    made = Suite.model_validate_json((written / "suite.json").read_text())
+    assert set(made.modalities) == {"histopathology", "mri", "ultrasound", "xray"}
+    drawn = {file.name: file.read_bytes() for file in (written / "heatmaps").iterdir()}
+    assert len(drawn) == 4
+    shutil.rmtree(written / "heatmaps")
+    done = opened("generate_clinical_validation_heatmaps", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "Wrote models/medgemma-lora-benchmarks/heatmaps\n")
+    assert {file.name: file.read_bytes() for file in (written / "heatmaps").iterdir()} == drawn
+    done = opened("generate_clinical_validation_heatmaps", "gone", folder=tmp_path)
+    assert done.returncode == 2
+    assert "no such run directory" in done.stderr
+
+
 @pytest.mark.parametrize(
-    "name", ["prepare_lora_dataset", "finetune_medgemma_lora", "test_finetuned_medgemma"]
+    "name",
+    [
+        "prepare_lora_dataset",
+        "finetune_medgemma_lora",
+        "test_finetuned_medgemma",
+        "run_clinical_validation_benchmarks",
+        "generate_clinical_validation_heatmaps",
+    ],
 )
 def test_each_script_opens_its_command(name: str) -> None:
     done = opened(name, "--help")

@@ -2,23 +2,29 @@
 
 from mlx_medlora.evaluation.results.calibration import AppliedPoint, Bin, Calibration, OperatingPoint
 from mlx_medlora.evaluation.results.comparison import Comparison, Paired, RunSummary
+from mlx_medlora.evaluation.results.dependence import Dependence, OcclusionPicture
 from mlx_medlora.evaluation.results.gates import GateReport, GateResult, Verdict
 from mlx_medlora.evaluation.results.measures import Confusion, Measure, Scores
 from mlx_medlora.evaluation.results.predictions import Prediction
 from mlx_medlora.evaluation.results.scorecard import NOTICE, Misses, MissRow, SampleSize, Scorecard
+from mlx_medlora.evaluation.results.suite import Baseline, Heatmaps, Suite
 
 __all__ = [
     "NOTICE",
     "AppliedPoint",
+    "Baseline",
     "Bin",
     "Calibration",
     "Comparison",
     "Confusion",
+    "Dependence",
     "GateReport",
     "GateResult",
+    "Heatmaps",
     "Measure",
     "MissRow",
     "Misses",
+    "OcclusionPicture",
     "OperatingPoint",
     "Paired",
     "Prediction",
@@ -26,5 +32,6 @@ __all__ = [
     "SampleSize",
     "Scorecard",
     "Scores",
+    "Suite",
     "Verdict",
 ]

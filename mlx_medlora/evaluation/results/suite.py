@@ -1,0 +1,47 @@
+"""`heatmaps.json`, which every evaluation writes, and `suite.json` of `eval --suite`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from mlx_medlora.evaluation.results.gates import GateResult, Verdict
+from mlx_medlora.evaluation.results.measures import Measure
+from mlx_medlora.evaluation.results.scorecard import Scorecard
+from mlx_medlora.settings import StrictModel
+
+ALL = "all"  # the row of all modalities together, and the column of all error types
+
+
+class Heatmaps(StrictModel):
+    """Cells held against the gates. `group` has `modality`, in `by_error_type` also `error_type`.
+
+    A modality's cell is held against the gate on that modality where there is one, else against the gate
+    on all cases. In `by_error_type` the figure is the share of errors found; of `none`, of valid treatments
+    found valid.
+    """
+
+    by_metric: list[GateResult]
+    by_error_type: list[GateResult]
+
+
+class Baseline(StrictModel):
+    """Something simple that answered the same cases; `difference` is the model's accuracy less its."""
+
+    name: str
+    rule: str
+    scorecard: Scorecard
+    difference: Measure
+
+
+class Suite(StrictModel):
+    """The benchmark suite: `modalities` and each one's verdict, green (`pass`) where all its cells pass.
+
+    `absent` are modalities of the dataset card without a case here.
+    """
+
+    name: str = "clinical validation"
+    modalities: dict[str, Verdict]
+    absent: list[str] = Field(default_factory=list)
+    heatmaps: Heatmaps
+    baselines: list[Baseline]
+    sentences: list[str]

@@ -1,0 +1,137 @@
+"""The benchmark suite: every modality held against the gates, beside what needs no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from mlx_medlora.cases.card import Label
+from mlx_medlora.cases.dataset import Dataset
+from mlx_medlora.cases.phantoms import MODALITIES
+from mlx_medlora.cases.schema import Case
+from mlx_medlora.evaluation.baselines import HEURISTIC, answered_by, commoner, heuristic
+from mlx_medlora.evaluation.comparing import paired_difference
+from mlx_medlora.evaluation.gate import Gate
+from mlx_medlora.evaluation.heatmaps import heatmaps
+from mlx_medlora.evaluation.metrics import score
+from mlx_medlora.evaluation.results import (
+    Baseline,
+    GateResult,
+    Heatmaps,
+    Measure,
+    Prediction,
+    Scorecard,
+    Suite,
+    Verdict,
+)
+from mlx_medlora.evaluation.results.suite import ALL
+from mlx_medlora.evaluation.tally import patient_numbers
+
+MORE = "accuracy of the model less that of the baseline, on the same cases"
+
+
+def run_suite(
+    dataset: Dataset, split: str, predictions: Sequence[Prediction], card: Scorecard, gates: Sequence[Gate]
+) -> Suite:
+    """The suite on a split that was answered; `card` counts `predictions`."""
+    cells = heatmaps(predictions, card, gates)
+    by = _by_modality(cells)
+    modalities = {name: worst(held) for name, held in by.items() if name != ALL}
+    baselines = list(_baselines(dataset, split, predictions))
+    return Suite(
+        modalities=modalities,
+        absent=[name for name in MODALITIES if name not in modalities],
+        heatmaps=cells,
+        baselines=baselines,
+        sentences=[*_sentences(by, modalities, _own(card)), *(_against(one) for one in baselines)],
+    )
+
+
+def worst(cells: Sequence[GateResult]) -> Verdict:
+    """`fail` where a cell fails, else `undecided` where one is, else `pass`."""
+    order: tuple[Verdict, ...] = ("fail", "undecided")
+    found = {cell.verdict for cell in cells}
+    return next((verdict for verdict in order if verdict in found), "pass")
+
+
+def _own(card: Scorecard) -> dict[str, list[GateResult]]:
+    """The gates that ask something of a modality, by modality."""
+    found: dict[str, list[GateResult]] = {}
+    for gate in [] if card.gates is None else card.gates.gates:
+        if gate.group is not None and set(gate.group) == {"modality"}:
+            found.setdefault(gate.group["modality"], []).append(gate)
+    return found
+
+
+def _by_modality(cells: Heatmaps) -> dict[str, list[GateResult]]:
+    """The metric cells of each modality, and of all."""
+    found: dict[str, list[GateResult]] = {}
+    for cell in cells.by_metric:
+        found.setdefault((cell.group or {})["modality"], []).append(cell)
+    return found
+
+
+def _sentences(
+    by: Mapping[str, Sequence[GateResult]],
+    modalities: Mapping[str, Verdict],
+    own: Mapping[str, Sequence[GateResult]],
+) -> Iterator[str]:
+    """Which modalities are green, and of each that is not, what speaks against it."""
+    if own:
+        rules = ", ".join(
+            dict.fromkeys(f"{cell.measure} {cell.rule}" for held in own.values() for cell in held)
+        )
+        mine = _green({name: worst(held) for name, held in own.items()})
+        yield f"By the gates on each modality ({rules}) green: {mine}."
+    yield f"Held against the gates on all cases too, green in every measure: {_green(modalities)}."
+    for name, cells in by.items():
+        unmet = [cell for cell in cells if cell.verdict != "pass"]
+        what = "All modalities together" if name == ALL else f"Not green: {name}"
+        if unmet:
+            yield f"{what}: {'; '.join(_cell(cell) for cell in unmet)}."
+        elif name == ALL:
+            yield f"{what}: every measure passes."
+
+
+def _green(verdicts: Mapping[str, Verdict]) -> str:
+    """`xray, mri (2 of 4)`."""
+    green = [name for name, verdict in verdicts.items() if verdict == "pass"]
+    return f"{', '.join(green) or 'none'} ({len(green)} of {len(verdicts)})"
+
+
+def _cell(cell: GateResult) -> str:
+    """`tpr undecided, 100.0 % (92.9-100.0) of 50, about 73 would decide`."""
+    if cell.value is None or cell.interval is None:
+        return f"{cell.measure} {cell.verdict}, {cell.reason}"
+    low, high = (f"{100 * bound:.1f}" for bound in cell.interval)
+    needed = "" if cell.needed is None else f", about {cell.needed} would decide"
+    return f"{cell.measure} {cell.verdict}, {100 * cell.value:.1f} % ({low}-{high}) of {cell.n}{needed}"
+
+
+def _baselines(dataset: Dataset, split: str, predictions: Sequence[Prediction]) -> Iterator[Baseline]:
+    cases = dataset.cases(split)
+    where = "train" if "train" in dataset.splits() else split
+    always = commoner(dataset.cases(where))
+    rules: dict[str, tuple[str, Callable[[Case], Label]]] = {
+        "text heuristics": (HEURISTIC, heuristic),
+        "majority class": (f"always {always}, the commoner answer of {where}", lambda case: always),
+    }
+    patient = patient_numbers([p.patient_id for p in predictions])
+    mine = np.array([p.correct for p in predictions], bool)
+    for name, (rule, answer) in rules.items():
+        found = answered_by(answer, cases, predictions)
+        theirs = np.array([p.correct for p in found], bool)
+        more = paired_difference(theirs, mine, patient, name="difference", meaning=MORE)
+        yield Baseline(name=name, rule=rule, scorecard=score(found), difference=more)
+
+
+def _against(baseline: Baseline) -> str:
+    found: Measure = baseline.difference
+    points = 100 * (found.value or 0.0)
+    accuracy = f"{100 * (baseline.scorecard.accuracy or 0.0):.1f} %"
+    if found.interval is None:
+        return f"{baseline.name} ({baseline.rule}) score {accuracy}; the model {points:+.1f} points."
+    low, high = (f"{100 * bound:+.1f}" for bound in found.interval)
+    said = f"{baseline.name} ({baseline.rule}) score {accuracy}"
+    return f"{said}; the model {points:+.1f} points ({low} to {high})."

@@ -1,0 +1,104 @@
+"""Does the text alone give the answer away? Its words are counted and the labels predicted from them.
+
+Logistic regression on which words occur (scikit-learn), five-fold, no patient in two folds. No model is
+asked, so that a shortcut in a dataset is found before anything is trained on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_medlora.cases.card import Label
+from mlx_medlora.cases.schema import Case
+from mlx_medlora.evaluation.comparing import paired_difference
+from mlx_medlora.evaluation.flags import share
+from mlx_medlora.evaluation.results import Measure
+from mlx_medlora.evaluation.tally import Bools, Ints, patient_numbers
+
+FOLDS = 5
+LEAST_PATIENTS = 3  # a word that fewer have is not shown: it might name someone
+SHOWN = 5
+SEED = 0
+
+ALONE = "the share of cases whose right answer a count of their words predicts, without model or image"
+GAIN = "accuracy of a count of words less that of always giving the commoner answer"
+FEW = f"fewer than {FOLDS} patients with either right answer"
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word that `n` cases have, `errors` of them with the right answer ERROR, towards which it points."""
+
+    text: str
+    towards: Label
+    n: int
+    errors: int
+
+
+@dataclass(frozen=True)
+class WordProbe:
+    """What words predict: the share of right answers, that share less the commoner answer's, the words."""
+
+    accuracy: Measure
+    gain: Measure
+    words: tuple[Word, ...]
+
+
+def probe_words(cases: Sequence[Case]) -> WordProbe:
+    """Predict these cases' right answers from the words of their input."""
+    error = np.array([case.label == "ERROR" for case in cases], bool)
+    patient = patient_numbers([case.patient_id for case in cases])
+    if min(len(np.unique(patient[error])), len(np.unique(patient[~error]))) < FOLDS:
+        none = [
+            Measure(name=name, value=None, n=len(cases), meaning=meaning, reason=FEW)
+            for name, meaning in (("words_accuracy", ALONE), ("words_gain", GAIN))
+        ]
+        return WordProbe(none[0], none[1], ())
+    right = _predicted([case.input for case in cases], error, patient) == error
+    common = error == (error.mean() >= 0.5)
+    return WordProbe(
+        share("words_accuracy", ALONE, right, patient),
+        paired_difference(common, right, patient, name="words_gain", meaning=GAIN),
+        _telling([case.input for case in cases], error, patient),
+    )
+
+
+def _predicted(texts: Sequence[str], error: Bools, patient: Ints) -> Bools:
+    """(N,) predictions of ERROR, each by a model that did not see the patient."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+
+    model = make_pipeline(_counter(), LogisticRegression(max_iter=1000))
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SEED)
+    found = cross_val_predict(model, list(texts), error, groups=patient, cv=folds)
+    return np.asarray(found, bool)
+
+
+def _telling(texts: Sequence[str], error: Bools, patient: Ints) -> tuple[Word, ...]:
+    """The words of most weight among all cases."""
+    from sklearn.linear_model import LogisticRegression
+
+    counter = _counter()
+    has = counter.fit_transform(list(texts)).tocsc()
+    weights: npt.NDArray[np.float64] = LogisticRegression(max_iter=1000).fit(has, error).coef_[0]
+    names = counter.get_feature_names_out()
+    found: list[Word] = []
+    for column in np.argsort(-np.abs(weights), kind="stable"):
+        rows = has[:, column].indices
+        if len(np.unique(patient[rows])) >= LEAST_PATIENTS:
+            towards: Label = "ERROR" if weights[column] > 0 else "CORRECT"
+            found.append(Word(str(names[column]), towards, len(rows), int(error[rows].sum())))
+        if len(found) == SHOWN:
+            break
+    return tuple(found)
+
+
+def _counter():  # type: ignore[no-untyped-def]  # scikit-learn has no types
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    return CountVectorizer(binary=True, token_pattern=r"(?u)\w+")

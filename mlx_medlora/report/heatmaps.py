@@ -1,0 +1,189 @@
+"""Modality by metric and modality by error type, held against the gates; readable without colour.
+
+Each cell says its verdict in a word and a sign, the figure, its interval and how many cases it rests on.
+What passes is plain, what is undecided is hatched, what fails has a thick frame.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx_medlora.evaluation.results import GateResult, Heatmaps
+from mlx_medlora.evaluation.results.suite import ALL
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#101820"
+FILLS = {"pass": "#bfe5cc", "fail": "#f3b8b0", "undecided": "#f4f1e4"}
+SIGNS = {"pass": "✓ pass", "fail": "✗ fail", "undecided": "? undecided"}
+NAMES = {
+    "tpr": "TPR: valid treatments\nfound valid",
+    "tnr": "TNR: errors found",
+    "fpr": "FPR: valid treatments\nflagged",
+    "none": "none: valid treatments\nfound valid",
+}
+MOST = 12  # rows, and columns; the page's tables have the others
+_LONGEST = 24
+
+
+@dataclass(frozen=True)
+class Map:
+    """One heatmap: `rows` and `columns` by name, and the cells there are, by row and column."""
+
+    name: str
+    title: str
+    rows: list[str]
+    columns: list[str]
+    cells: dict[tuple[str, str], GateResult]
+    left_out: int
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height of its figure in inches."""
+        return 1.6 + 1.75 * len(self.columns), 1.5 + 0.78 * len(self.rows)
+
+    @property
+    def alt(self) -> str:
+        """Every cell in words, for whoever does not see it."""
+        said = (
+            f"{row}, {_heading(column)}: {SIGNS[cell.verdict][2:]}, {' '.join(_figures(cell))}"
+            for (row, column), cell in self.cells.items()
+        )
+        return f"{self.title}. " + "; ".join(" ".join(one.split()) for one in said)
+
+
+def maps(found: Heatmaps) -> list[Map]:
+    """Both heatmaps, those without a cell left out."""
+    made = [
+        _map("modality_metric", "Modality by metric, against the gates", found.by_metric, "measure"),
+        _map(
+            "modality_error_type",
+            "Modality by error type: share found, against the gates on TNR and TPR",
+            found.by_error_type,
+            "error_type",
+        ),
+    ]
+    return [one for one in made if one.cells]
+
+
+def paint(figure: Figure, found: Map) -> None:
+    """Draw one heatmap into an empty figure of its `size`."""
+    axes = figure.add_subplot()
+    for row, name in enumerate(found.rows):
+        for column, heading in enumerate(found.columns):
+            _cell(axes, column, row, found.cells.get((name, heading)))
+    axes.set_xlim(-0.5, len(found.columns) - 0.5)
+    axes.set_ylim(len(found.rows) - 0.5, -0.5)
+    _labels(axes, found)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def write_heatmaps(directory: Path, found: Heatmaps) -> list[Path]:
+    """Write each heatmap as SVG and PNG into `directory`, which is made; return the files."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for one in maps(found):
+        settings = {"text.parse_math": False, "svg.hashsalt": "mlx-medlora"}
+        with matplotlib.rc_context(settings), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # letters that the font lacks are drawn as boxes
+            figure = Figure(figsize=one.size, layout="constrained")
+            paint(figure, one)
+            for suffix, told in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+                written.append(directory / f"{one.name}.{suffix}")
+                figure.savefig(written[-1], dpi=130, facecolor="white", metadata=told)
+    return written
+
+
+def _map(name: str, title: str, cells: Sequence[GateResult], key: str) -> Map:
+    placed = {}
+    for cell in cells:
+        group = cell.group or {}
+        placed[group.get("modality", ALL), group.get(key, cell.measure)] = cell
+    rows, columns = (list(dict.fromkeys(place[side] for place in placed)) for side in (0, 1))
+    shown, headed = _most(rows), _most(columns)
+    kept = {place: cell for place, cell in placed.items() if place[0] in shown and place[1] in headed}
+    return Map(name, title, shown, headed, kept, len(rows) - len(shown) + len(columns) - len(headed))
+
+
+def _most(names: list[str]) -> list[str]:
+    """The first of them and always the last, which is that of all."""
+    return names if len(names) <= MOST else [*names[: MOST - 1], names[-1]]
+
+
+def _cell(axes: Axes, x: int, y: int, cell: GateResult | None) -> None:
+    from matplotlib.patches import Rectangle
+
+    corner = (x - 0.47, y - 0.46)
+    if cell is None or cell.n == 0:
+        axes.text(x, y, "no cases", ha="center", va="center", fontsize=8, color=INK)
+        return
+    failed, undecided = cell.verdict == "fail", cell.verdict == "undecided"
+    box = Rectangle(
+        corner,
+        0.94,
+        0.92,
+        facecolor=FILLS[cell.verdict],
+        edgecolor=INK if failed else "#8a8f98",
+        linewidth=2.6 if failed else 0.8,
+        hatch="////" if undecided else None,
+    )
+    if undecided:
+        box.set_edgecolor("#b9b39b")  # the hatch's colour too: letters must stay readable on it
+    axes.add_patch(box)
+    behind = {"facecolor": FILLS[cell.verdict], "edgecolor": "none", "pad": 1.5}
+    text = "\n".join([SIGNS[cell.verdict], *_figures(cell)])
+    axes.text(x, y, text, ha="center", va="center", fontsize=8, linespacing=1.25, color=INK, bbox=behind)
+
+
+def _figures(cell: GateResult) -> list[str]:
+    """`98.0 %`, `(93.0-99.4)`, `n = 100`."""
+    if cell.value is None:
+        return [f"n = {cell.n}"]
+    value = f"{100 * cell.value:.1f} %"
+    if cell.interval is None:
+        return [value, f"n = {cell.n}"]
+    low, high = (f"{100 * bound:.1f}" for bound in cell.interval)
+    return [f"{value}, n = {cell.n}", f"({low}-{high})"]
+
+
+def _labels(axes: Axes, found: Map) -> None:
+    rules = {column: cell.rule for (_, column), cell in found.cells.items()}  # the last row's: of all
+    others = {
+        column: cell.rule
+        for (row, column), cell in found.cells.items()
+        if row != ALL and cell.rule != rules[column]
+    }
+    heads = []
+    for column in found.columns:
+        rule = rules[column]
+        if column in others:
+            rule = f"{others[column]}\n({ALL}: {rule})"
+        heads.append(f"{_heading(column)}\n{rule}")
+    axes.set_xticks(range(len(heads)), heads, fontsize=8, color=INK)
+    axes.set_yticks(range(len(found.rows)), [_short(name) for name in found.rows], fontsize=9, color=INK)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    note = "Hatched: the 95 % interval lies on both sides of the gate. Thick frame: it fails."
+    if found.left_out:
+        note += f" {found.left_out} more rows or columns are not shown."
+    axes.set_title(found.title, fontsize=10, loc="left", color=INK)
+    axes.set_xlabel(note, fontsize=8, loc="left", color=INK)
+
+
+def _heading(name: str) -> str:
+    return NAMES.get(name, _short(name.replace("_", " ")))
+
+
+def _short(name: str) -> str:
+    plain = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST - 3]}..."

@@ -1,0 +1,293 @@
+"""Does it look: a model that does, one that cannot, one that learned a planted word."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_medlora.cases.card import NOT_STATED, case_text, without_finding
+from mlx_medlora.cases.dataset import Dataset
+from mlx_medlora.cases.images import open_image
+from mlx_medlora.cases.prepare import prepare_phantoms
+from mlx_medlora.errors import InputError
+from mlx_medlora.evaluation.altered import Altered, blank_image, finding_removed, swapped, text_removed
+from mlx_medlora.evaluation.dependence import measure_dependence
+from mlx_medlora.evaluation.flags import share
+from mlx_medlora.evaluation.results import Dependence, Measure, Prediction
+from mlx_medlora.evaluation.runner import evaluate
+from mlx_medlora.evaluation.saying import Evidence, conclude
+from mlx_medlora.evaluation.tally import Tally, patient_numbers
+from mlx_medlora.evaluation.words import probe_words
+from mlx_medlora.features.settings import FeatureSettings
+from mlx_medlora.files import write_jsonl
+from mlx_medlora.gemma.model import Gemma3
+from mlx_medlora.gemma.processor import Encoder
+from mlx_medlora.lora.load import load
+from mlx_medlora.training.run import run_training
+from mlx_medlora.training.settings import TrainSettings
+
+ADAPTERS = Path(__file__).resolve().parents[2] / "adapters"
+TELL = "Reviewed by the night team."
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("dependence") / "data"
+    prepare_phantoms(240, directory, val=8, test=64, seed=31)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def planted(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same cases with a sentence in every wrong one, and the images dealt out anew."""
+    directory = tmp_path_factory.mktemp("planted") / "data"
+    directory.mkdir()
+    (directory / "images").symlink_to(phantoms / "images")
+    rng = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        rows = [json.loads(line) for line in (phantoms / f"{split}.jsonl").read_text().splitlines()]
+        images = [row["image_file"] for row in rows]
+        for row, place in zip(rows, rng.permutation(len(rows)), strict=True):
+            row["image_file"], row["image_path"] = images[place], f"images/{images[place]}"
+            row["input"] += f"\n\n{TELL}" if row["output"].startswith("ERROR") else ""
+        write_jsonl(directory / f"{split}.jsonl", rows)
+    for link in [directory / "images"]:  # a dataset's images may not lie outside it
+        link.unlink()
+        link.mkdir()
+        for image in (phantoms / "images").iterdir():
+            (link / image.name).hardlink_to(image)
+    return directory
+
+
+def measured(model: Gemma3, encoder: Encoder, data: Path) -> Dependence:
+    dataset = Dataset.open(data)
+
+    def answer(altered: Dataset, name: str) -> list[Prediction]:
+        return evaluate(model, encoder, altered, "test").predictions
+
+    return measure_dependence(answer, encoder, dataset, "test", answer(dataset, "plain"))
+
+
+def opened(tiny: Path, adapter: Path) -> tuple[Gemma3, Encoder]:
+    model, processor = load(tiny, adapter)
+    assert isinstance(model, Gemma3)
+    return model, Encoder(processor, model.config)
+
+
+def figures(found: Dependence) -> dict[str, Measure]:
+    return {measure.name: measure for measure in found.figures}
+
+
+def test_a_model_that_looks(tiny_medgemma: Path, phantoms: Path) -> None:
+    found = measured(*opened(tiny_medgemma, ADAPTERS / "reference"), phantoms)
+    shown = figures(found)
+    assert found.looks is True
+    assert found.shortcut is not True
+    assert found.verdict == "looks at the image"
+    assert shown["accuracy"].value is not None
+    assert shown["accuracy"].value >= 0.9
+    for name in ("accuracy_blanked", "accuracy_swapped", "accuracy_image_alone"):
+        assert shown[name].value == pytest.approx(0.5, abs=0.2)
+    gain, accuracy, blanked = (shown[name].value for name in ("from_image", "accuracy", "accuracy_blanked"))
+    assert accuracy is not None
+    assert blanked is not None
+    assert gain == pytest.approx(accuracy - blanked)
+    assert found.sentences[0].startswith("It looks: the image gives +")
+    assert Dependence.model_validate_json(found.model_dump_json()) == found
+
+
+def test_a_model_that_cannot_see_is_caught(tiny_medgemma: Path, phantoms: Path) -> None:
+    model, encoder = opened(tiny_medgemma, ADAPTERS / "reference")
+    projector = model.multi_modal_projector
+    projector.mm_input_projection_weight = mx.zeros_like(projector.mm_input_projection_weight)
+    found = measured(model, encoder, phantoms)
+    assert found.looks is False
+    assert found.verdict == "does not look at the image"
+    assert found.sentences[0].startswith("It does not look")
+    shown = figures(found)
+    assert (shown["changed_blanked"].value, shown["from_image"].value) == (0.0, 0.0)
+    assert shown["probability_shift"].value == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_model_that_learned_a_planted_word_is_caught(
+    tiny_medgemma: Path, planted: Path, tmp_path: Path
+) -> None:
+    """Trained on images that belong to other cases: there is nothing but the word to learn."""
+    settings = TrainSettings(epochs=8, lr=4e-3, batch_size=16, seed=1)
+    run_training(
+        tiny_medgemma, planted, tmp_path / "adapter", settings, features=FeatureSettings(memory=True)
+    )
+    found = measured(*opened(tiny_medgemma, tmp_path / "adapter"), planted)
+    shown = figures(found)
+    assert shown["accuracy"].value is not None
+    assert shown["accuracy"].value >= 0.9  # as good a model as any, by its accuracy
+    assert (found.looks, found.shortcut) == (False, True)
+    assert found.verdict == "does not look at the image; the text gives answers away"
+    assert shown["from_text"].interval is not None
+    assert shown["from_text"].interval[0] > 0.2
+    assert any(sentence.startswith("Shortcut: without seeing") for sentence in found.sentences)
+
+
+def test_a_planted_word_is_found_before_training(planted: Path, phantoms: Path) -> None:
+    for data, caught in ((planted, True), (phantoms, False)):
+        dataset = Dataset.open(data)
+        found = probe_words([case for split in dataset.splits() for case in dataset.cases(split)])
+        assert found.gain.interval is not None
+        assert (found.gain.interval[0] > 0) == caught
+        assert (found.words[0].text in TELL.lower()) == caught
+        if caught:
+            assert found.accuracy.value == 1.0
+            assert found.words[0].errors == found.words[0].n
+
+
+def test_words_of_few_patients_are_not_shown(phantoms: Path) -> None:
+    cases = [
+        case.model_copy(
+            update={"patient_id": f"p{number // 4}", "input": f"{case.input} {'Zyx' * (number < 8)}"}
+        )
+        for number, case in enumerate(Dataset.open(phantoms).cases("train"))
+    ]
+    found = probe_words(cases)
+    assert found.words
+    assert all(word.text != "zyx" and word.n >= 3 for word in found.words)
+    assert found.accuracy.interval_method == "bootstrap over patients, at least Wilson"
+    few = probe_words(cases[:4])
+    assert (few.accuracy.value, few.gain.interval, few.words) == (None, None, ())
+    assert few.accuracy.reason == "fewer than 5 patients with either right answer"
+
+
+def test_nothing_changed_changes_nothing(tiny_medgemma: Path, phantoms: Path) -> None:
+    """The way of asking again adds nothing of its own."""
+    model, encoder = opened(tiny_medgemma, ADAPTERS / "reference")
+    dataset = Dataset.open(phantoms)
+    cases = dataset.cases("val")
+    same = Altered(dataset, cases, {case.id: dataset.image_files(case) for case in cases})
+    assert (
+        evaluate(model, encoder, same, "any").predictions
+        == evaluate(model, encoder, dataset, "val").predictions
+    )
+
+
+def test_everyone_gets_another_s_image(phantoms: Path) -> None:
+    dataset = Dataset.open(phantoms)
+    cases = dataset.cases("test")
+    found = swapped(dataset, cases)
+    assert [case.id for case in found.cases("test")] == [case.id for case in cases]
+    owner = {dataset.image_files(case)[0]: case for case in cases}
+    donors = [owner[found.image_files(case)[0]] for case in cases]
+    for case, donor in zip(cases, donors, strict=True):
+        assert donor.id != case.id
+        assert donor.label != case.label
+        assert donor.metadata.modality == case.metadata.modality
+    assert len({donor.id for donor in donors}) == len(cases)  # nobody's image is asked for twice
+    again = swapped(dataset, cases)
+    assert all(again.image_files(case) == found.image_files(case) for case in cases)
+    other = swapped(dataset, cases, seed=1)
+    assert any(other.image_files(case) != found.image_files(case) for case in cases)
+    one = dataset.image_files(cases[0])[0]
+    alike = Altered(dataset, cases, dict.fromkeys((case.id for case in cases), (one,)))
+    assert swapped(alike, cases).cases("test") == []  # all show the same image: there is no other
+
+
+def test_the_blank_is_nothing_to_the_tower(tiny_medgemma: Path) -> None:
+    _, encoder = opened(tiny_medgemma, ADAPTERS / "reference")
+    with blank_image(encoder) as path:
+        assert np.abs(encoder.pixels([open_image(path)])).max() < 0.005
+    assert not path.exists()
+
+
+def test_the_finding_goes_and_the_rest_stays(phantoms: Path) -> None:
+    text = case_text(61, "Female", "Dense **mass**\nin two lines", "Biopsy")
+    assert without_finding(text) == case_text(61, "Female", NOT_STATED, "Biopsy")
+    assert without_finding("**Treatment:** rest\n**FINDINGS:** a mass") == (
+        f"**Treatment:** rest\n**FINDINGS:**\n{NOT_STATED}"
+    )
+    assert without_finding("A mass was found. Biopsy.") is None
+    dataset = Dataset.open(phantoms)
+    case = dataset.cases("val")[0]
+    plain = case.model_copy(update={"id": "plain", "input": "no headings"})
+    left = finding_removed(dataset, [case, plain]).cases("val")
+    assert [one.id for one in left] == [case.id]
+    assert text_removed(dataset, [case]).cases("val")[0].input == NOT_STATED
+
+
+def test_without_images_there_is_nothing_to_blank(tiny_medgemma: Path, phantoms: Path) -> None:
+    _, encoder = opened(tiny_medgemma, ADAPTERS / "reference")
+    dataset = Dataset.open(phantoms)
+    cases = [
+        case.model_copy(update={"image_path": None, "image_file": None}) for case in dataset.cases("val")
+    ]
+    bare = Altered(dataset, cases, {case.id: () for case in cases})
+    with pytest.raises(InputError, match="no case of 'val' has an image"):
+        measure_dependence(lambda *_: [], encoder, bare, "val", [])
+
+
+def gain(name: str, value: float, low: float, high: float) -> Measure:
+    return Measure(name=name, value=value, n=100, meaning="", interval=(low, high))
+
+
+def evidence(image: tuple[float, float], this: tuple[float, float] | None, text: tuple[float, float],
+             words: tuple[float, float], unmoved: bool = False) -> Evidence:  # fmt: skip
+    known = {
+        "from_image": gain("from_image", sum(image) / 2, *image),
+        "from_this_image": Measure(name="from_this_image", value=None, n=0, meaning="", reason="no")
+        if this is None
+        else gain("from_this_image", sum(this) / 2, *this),
+        "from_text": gain("from_text", sum(text) / 2, *text),
+        "words_gain": gain("words_gain", sum(words) / 2, *words),
+    }
+    others = (
+        "accuracy", "accuracy_blanked", "accuracy_swapped", "accuracy_without_finding",
+        "accuracy_image_alone", "label_prior", "changed_blanked", "words_accuracy",
+    )  # fmt: skip
+    known |= {name: gain(name, 0.5, 0.4, 0.6) for name in others}
+    return Evidence(known, unmoved, (), "ERROR")
+
+
+NONE, WIDE, MUCH = (-0.02, 0.02), (-0.2, 0.3), (0.3, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "looks", "shortcut"),
+    [
+        (evidence(MUCH, MUCH, NONE, NONE), True, False),
+        (evidence(MUCH, None, NONE, NONE), True, False),  # one image serves all cases
+        (evidence(MUCH, NONE, NONE, NONE), False, False),  # any image will do
+        (evidence(NONE, MUCH, NONE, NONE), False, False),
+        (evidence(WIDE, WIDE, NONE, WIDE), None, None),
+        (evidence(MUCH, WIDE, NONE, MUCH), None, True),
+        (evidence(WIDE, WIDE, MUCH, NONE), None, True),
+        (evidence(WIDE, WIDE, NONE, NONE, unmoved=True), False, False),
+        (evidence((0.01, 0.08), (0.01, 0.08), NONE, NONE), True, False),  # little, but shown
+    ],
+)
+def test_undecided_is_said_where_the_intervals_leave_it_open(
+    given: Evidence, looks: bool | None, shortcut: bool | None
+) -> None:
+    found = conclude(given, left_out=3)
+    assert (found.looks, found.shortcut) == (looks, shortcut)
+    assert found.verdict.endswith("; the text gives answers away") == bool(shortcut)
+    assert found.sentences[-1] == "3 cases without an image were left out."
+
+
+def test_a_share_is_that_of_the_scorecard() -> None:
+    rng = np.random.default_rng(5)
+    holds, patient = rng.random(80) < 0.7, patient_numbers([f"p{n}" for n in rng.integers(30, size=80)])
+    found = share("x", "y", holds, patient)
+    assert (found.value, found.count, found.n) == (holds.mean(), holds.sum(), 80)
+    alone = share("x", "y", holds, np.arange(80))
+    assert alone.interval_method == "Wilson"
+    assert found.interval is not None
+    assert alone.interval is not None
+    assert found.interval[0] <= alone.interval[0]
+    assert share("x", "y", holds[:0], patient[:0]).reason == "no cases"
+    assert Tally.of([]).patients == 0
+
+
+@pytest.fixture(autouse=True)
+def _small_cache() -> Iterator[None]:
+    yield
+    mx.clear_cache()
