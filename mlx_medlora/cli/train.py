@@ -39,6 +39,8 @@ EXAMPLES = examples(
     "mlx-medlora train --model models/medgemma-4b --data cases --output adapters/b --config recipe.yaml",
     "mlx-medlora train --model models/medgemma-4b --data cases --output adapters/c --preset google-notebook",
     "mlx-medlora train --model models/medgemma-4b --data cases --output adapters/d --features /big/features",
+    "mlx-medlora train --model models/medgemma-4b --data cases --output adapters/f --replay general.jsonl "
+    "--replay-share 0.2",
     "mlx-medlora train --model models/medgemma-4b --data lora_training --dry-run",
     "mlx-medlora train --model models/medgemma-4b --data lora_training --output adapters/first --resume",
 )
@@ -204,8 +206,10 @@ def _rehearsal(seen: DryRun) -> list[RenderableType]:
     for token in seen.tokens:
         if token.supervised:
             table.add_row(str(token.id), Text(repr(token.text)))
+    replayed = f" ({seen.replay_rows} of them replayed)" if seen.replay_rows else ""
     return [
-        f"{seen.train_rows} rows to train on, {seen.val_rows} to validate, up to {seen.longest_row} tokens",
+        f"{seen.train_rows} rows to train on{replayed}, {seen.val_rows} to validate, "
+        f"up to {seen.longest_row} tokens",
         f"{seen.modules} layers adapted, {seen.trainable_parameters:,} parameters, {seen.updates} updates",
         f"one update: loss {seen.loss:.4f}, gradient norm {seen.gradient_norm:.4f}, {seen.seconds:.2f} s, "
         f"peak memory {seen.peak_memory / 2**30:.2f} GiB",

@@ -21,13 +21,17 @@ from mlx_medlora.lora.adapter import BaseModelId
 from mlx_medlora.lora.layers import attach
 from mlx_medlora.training.examples import Example, build_examples
 from mlx_medlora.training.memory import predict_memory
+from mlx_medlora.training.replay import Replay, read_replay
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.shapes import adapter_shape, longest_batch, row_shapes
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A model with a fresh adapter, and the examples to train and validate it on; `val` may be empty."""
+    """A model with a fresh adapter, and the examples to train and validate it on; `val` may be empty.
+
+    `replay` says which general rows end `train`, if any.
+    """
 
     model: Base
     encoder: Encoder
@@ -36,6 +40,7 @@ class Setup:
     val: list[Example]
     base: BaseModelId
     modules: list[str]
+    replay: Replay | None = None
 
     @property
     def trains_vision(self) -> bool:
@@ -62,6 +67,7 @@ def set_up(
             path=dataset.root,
             hint="Leave --patience out, or prepare the dataset with a validation split.",
         )
+    replay = read_replay(settings, len(splits["train"]))
     source = locate(model)
     config = read_config(source.directory)
     encoder = Encoder(load_processor(source.directory), config)
@@ -77,11 +83,14 @@ def set_up(
         )
         for split, cases in splits.items()
     }
+    if replay is not None:
+        examples["train"] += replay.examples(encoder, config, settings)
     _refuse_changing_prefix(settings, config)
     network = load_base(source.directory, dtype)
     modules = attach(network, settings, seed=settings.seed)
     base = base_id(source, config)
-    return Setup(network, encoder, dataset, examples["train"], examples.get("val", []), base, modules)
+    train, val = examples["train"], examples.get("val", [])
+    return Setup(network, encoder, dataset, train, val, base, modules, replay=replay)
 
 
 def _refuse_changing_prefix(settings: TrainSettings, config: ModelConfig) -> None:

@@ -117,6 +117,8 @@ OTHER = {
     "patience": 9,
     "max_length": 333,
     "seed": 11,
+    "replay": "general.jsonl",
+    "replay_share": 0.35,
     "checkpoint_every": 2.5,
     "keep": 5,
     "layers": "last:3",
