@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from mlx_medlora.cases.dataset import Dataset
     from mlx_medlora.evaluation.runner import Evaluation
     from mlx_medlora.features.settings import FeatureSettings
+    from mlx_medlora.gemma.model import Base
+    from mlx_medlora.gemma.processor import Encoder
 
 
 def opened(data: Path, split: str) -> Dataset:
@@ -33,8 +36,12 @@ def answered(
     method: str = "score",
     batch_size: int | None = None,
     max_tokens: int = 64,
+    after: Callable[[Base, Encoder], None] | None = None,
 ) -> Evaluation:
-    """Load the model and have it answer the split, with progress and what became of the features."""
+    """Load the model and have it answer the split, with progress and what became of the features.
+
+    `after` is given the model when it has answered.
+    """
     from mlx_medlora.evaluation.runner import evaluate
     from mlx_medlora.features.opening import open_features
     from mlx_medlora.gemma.processor import Encoder
@@ -60,6 +67,8 @@ def answered(
         )
     if images:
         out.note(seen.use.sentence())
+    if after is not None:
+        after(network, encoder)
     return found
 
 

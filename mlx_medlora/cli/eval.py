@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mlx_medlora.cli.health import AskGeneral, Checkup
 from mlx_medlora.cli.options import (
     Adapter,
     Data,
@@ -36,6 +37,8 @@ EXAMPLES = examples(
     "--gates gates.yaml --require-gates --output runs/gated",
     "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases "
     "--ignore-operating-point --margin 0.02 --output runs/plain",
+    "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases --no-forgetting "
+    "--output runs/quick",
 )
 
 
@@ -74,6 +77,7 @@ def evaluate(
         typer.Option(min=0.001, max=0.5, help="Tell how many cases give the accuracy to within this."),
     ] = 0.05,
     ignore_operating_point: IgnorePoint = False,
+    forgetting: AskGeneral = True,
     features: FeaturesAt = None,
     features_limit: FeaturesLimit = None,
     no_features: NoFeatures = False,
@@ -82,7 +86,8 @@ def evaluate(
     """Measure a model on one split of a dataset.
 
     Every figure with its 95 % interval, for all cases and each group, held against gates.
-    Writes scorecard.json and predictions.jsonl. Research tool, not a medical device.
+    Writes scorecard.json and predictions.jsonl; with --adapter health.json too.
+    Research tool, not a medical device.
     """
     out.use_json(json)
     from mlx_medlora.cli.answering import answered, opened, warn_of_training_cases
@@ -93,12 +98,21 @@ def evaluate(
 
     kept = feature_settings(features, features_limit, no_features)
     refuse_nonempty(output)
+    checkup = Checkup(model, adapter, forgetting)
     demands = read_gates(gates, (*FIELDS, *(by or [])))
     point = _point(adapter, method, ignore_operating_point)
     dataset = opened(data, split)
     check_fields(by or [], [case.metadata.model_dump() for case in dataset.cases(split)])
     found = answered(
-        model, adapter, dataset, split, kept, method=method, batch_size=batch_size, max_tokens=max_tokens
+        model,
+        adapter,
+        dataset,
+        split,
+        kept,
+        method=method,
+        batch_size=batch_size,
+        max_tokens=max_tokens,
+        after=checkup.ask,
     )
     fingerprint = dataset.fingerprint(split)
     warn_of_training_cases(adapter, fingerprint)
@@ -107,9 +121,11 @@ def evaluate(
     report = judge(demands, card, CARD if gates is None else str(gates))
     about = _about(model, adapter, data, split, method, fingerprint)
     judged = card.model_copy(update={"gates": report})
-    written = write_evaluation(output, Evaluation(predictions), about, judged)
-    shown = {**written.model_dump(mode="json"), "output": str(output)}
-    out.result(shown, *_renderables(split, written, report), f"Wrote {output}")
+    health = checkup.results()
+    files = {f"{name}.json": value for name, value in health.items()}
+    written = write_evaluation(output, Evaluation(predictions), about, judged, files)
+    shown = {**written.model_dump(mode="json"), **health, "output": str(output)}
+    out.result(shown, *_renderables(split, written, report), *checkup.lines(), f"Wrote {output}")
     if require_gates:
         require(report)
 

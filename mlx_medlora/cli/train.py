@@ -155,8 +155,13 @@ def start(
             confirm=None if yes else ask,
         )
     if result.first:
-        record = result.record.model_dump(mode="json")
-        out.result({"output": str(output), **record}, _summary(result.record), f"Wrote {output}")
+        from mlx_medlora.cli.health import lines
+        from mlx_medlora.evaluation.curves import read_curves
+        from mlx_medlora.evaluation.health import health
+
+        found = health(read_curves(output))
+        said = {"output": str(output), **result.record.model_dump(mode="json"), "health": found.model_dump()}
+        out.result(said, _summary(result.record), *lines(found), f"Wrote {output}")
 
 
 def ask(what: str) -> bool:

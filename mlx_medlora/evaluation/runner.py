@@ -106,16 +106,23 @@ def answer_case(model: Base, encoder: Encoder, dataset: Dataset, case: Case, max
 
 
 def write_evaluation(
-    output: Path, evaluation: Evaluation, about: dict[str, Any], card: Scorecard | None = None
+    output: Path,
+    evaluation: Evaluation,
+    about: dict[str, Any],
+    card: Scorecard | None = None,
+    more: Mapping[str, object] | None = None,
 ) -> Scorecard:
     """Write `scorecard.json` (with `about`: what was evaluated, how) and `predictions.jsonl`.
 
-    `card` is the scorecard where it is not the plain one. Returns what was written. `output` is complete
-    or absent. Raises InputError where it exists and is not an empty directory.
+    `card` is the scorecard where it is not the plain one; `more` are further JSON files by name. Returns
+    what was written. `output` is complete or absent. Raises InputError where it exists and is not an empty
+    directory.
     """
     whole = (card or evaluation.scorecard).model_copy(update={"about": about})
     with atomic_directory(output) as work:
         write_jsonl(work / PREDICTIONS, (_row(p, whole.by) for p in evaluation.predictions))
+        for name, value in (more or {}).items():
+            write_json(work / name, value)
         write_json(work / SCORECARD, whole.model_dump(mode="json"))
     return whole
 

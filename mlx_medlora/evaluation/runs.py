@@ -17,6 +17,7 @@ from mlx_medlora.settings import describe, validate
 
 SCORECARD = "scorecard.json"
 PREDICTIONS = "predictions.jsonl"
+HEALTH, FORGETTING = "health.json", "forgetting.json"  # where an adapter was evaluated
 POINT = "operating_point.json"  # in the adapter's directory
 
 

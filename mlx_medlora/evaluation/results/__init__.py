@@ -3,6 +3,7 @@
 from mlx_medlora.evaluation.results.calibration import AppliedPoint, Bin, Calibration, OperatingPoint
 from mlx_medlora.evaluation.results.comparison import Comparison, Paired, RunSummary
 from mlx_medlora.evaluation.results.gates import GateReport, GateResult, Verdict
+from mlx_medlora.evaluation.results.health import Finding, Forgetting, Health, QuestionDrift
 from mlx_medlora.evaluation.results.measures import Confusion, Measure, Scores
 from mlx_medlora.evaluation.results.predictions import Prediction
 from mlx_medlora.evaluation.results.scorecard import NOTICE, Misses, MissRow, SampleSize, Scorecard
@@ -14,14 +15,18 @@ __all__ = [
     "Calibration",
     "Comparison",
     "Confusion",
+    "Finding",
+    "Forgetting",
     "GateReport",
     "GateResult",
+    "Health",
     "Measure",
     "MissRow",
     "Misses",
     "OperatingPoint",
     "Paired",
     "Prediction",
+    "QuestionDrift",
     "RunSummary",
     "SampleSize",
     "Scorecard",
