@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,9 +43,29 @@ EXAMPLES = examples(
     "mlx-medlora train --model models/medgemma-4b --data cases --output adapters/d --features /big/features",
     "mlx-medlora train --model models/medgemma-4b --data cases --output adapters/f --replay general.jsonl "
     "--replay-share 0.2",
+    "mlx-medlora train --model models/medgemma-4b --data cases --output adapters/g "
+    "--log-to tensorboard,wandb",
     "mlx-medlora train --model models/medgemma-4b --data lora_training --dry-run",
     "mlx-medlora train --model models/medgemma-4b --data lora_training --output adapters/first --resume",
 )
+
+
+@dataclass(frozen=True)
+class Logs:
+    """Which loggers write, and where."""
+
+    names: tuple[str, ...]
+    directory: Path
+
+    @classmethod
+    def of(cls, names: str, directory: Path | None, output: Path) -> Logs:
+        """From the flags. Raises InputError for an unknown logger, or one that is not installed."""
+        from mlx_medlora.training.loggers.opening import checked
+
+        if directory is not None and not names.strip():
+            raise InputError("--log-dir is given without --log-to", hint="Add --log-to tensorboard.")
+        place = (output.parent / "logs" if directory is None else directory) / output.name
+        return cls(checked(names.split(",")), Path(os.path.abspath(place)))
 
 
 def add_to(app: typer.Typer) -> None:
@@ -87,6 +109,21 @@ def train(
     features: FeaturesAt = None,
     features_limit: FeaturesLimit = None,
     no_features: NoFeatures = False,
+    log_to: Annotated[
+        str,
+        typer.Option(
+            help="Also log to tensorboard, wandb, trackio (separated by commas): figures only, never text or "
+            "images, and on this machine alone: wandb is offline unless WANDB_MODE=online is set.",
+            metavar="NAMES",
+        ),
+    ] = "",
+    log_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --log-to: where a directory of the output's name goes. [default: logs beside it]",
+            metavar="DIR",
+        ),
+    ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Do not ask before --prefix-cache takes disk space.")
     ] = False,
@@ -108,7 +145,8 @@ def train(
     else:
         anyway = [name for name in resume_anyway.split(",") if name.strip()]
         kept = feature_settings(features, features_limit, no_features)
-        start(settings, model, data, output, kept, resume, anyway, continuing(context.obj), yes)
+        logs = Logs.of(log_to, log_dir, output)
+        start(settings, model, data, output, kept, resume, anyway, continuing(context.obj), yes, logs)
 
 
 def continuing(arguments: Sequence[str] | None) -> str:
@@ -135,12 +173,14 @@ def start(
     anyway: Sequence[str],
     again: str,
     yes: bool,
+    logs: Logs,
 ) -> None:
     """Train, and say the outcome."""
     from mlx_medlora.training.log import ProgressBar
+    from mlx_medlora.training.loggers.opening import open_loggers
     from mlx_medlora.training.run import run_training
 
-    with ProgressBar() as bar:
+    with ProgressBar() as bar, open_loggers(logs.names, logs.directory, settings, out.warning) as loggers:
         result = run_training(
             model,
             data,
@@ -148,7 +188,7 @@ def start(
             settings,
             features=features,
             validate=validation_accuracy,
-            listeners=[bar],
+            listeners=[bar, *loggers],
             resume=resume,
             resume_anyway=anyway,
             again=again,

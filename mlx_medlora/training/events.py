@@ -1,4 +1,8 @@
-"""What training tells those who watch it."""
+"""What training tells those who watch it: the public callback protocol.
+
+A listener is any function of one event, given to `run_training(..., listeners=[...])`. It is called in the
+run's own thread, in order, on the first rank only; what it raises ends the run. `docs/loggers.md` shows how.
+"""
 
 from __future__ import annotations
 
