@@ -109,9 +109,8 @@ def test_a_logger_that_fails_is_named_once_and_ends_nothing(
 
 def test_nothing_is_written_where_no_event_is_heard(tmp_path: Path) -> None:
     """As on every rank but the first."""
-    with open_loggers(
-        checked(["tensorboard"]) if find_spec("tensorboard") else (), tmp_path / "l", SETTINGS, print
-    ):
+    names = checked(["tensorboard"]) if find_spec("tensorboard") else ()
+    with open_loggers(names, tmp_path / "l", SETTINGS, print):
         pass
     assert not (tmp_path / "l").exists()
 

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -118,7 +118,10 @@ class Tracker:
         try:
             act()
         except Exception as error:  # whatever a logger raises is no reason to lose a run
-            self.writer = None
+            failed, self.writer = self.writer, None
+            if failed is not None:
+                with suppress(Exception):
+                    failed.close()
             self.warn(f"{self.name} failed and is not logged to any more: {type(error).__name__}: {error}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ class Run:
         with redirect_stdout(sys.stderr):
             import trackio
 
+            # the run's own `finish` would leave it to be ended once more at exit
+            self.finish: Callable[[], None] = trackio.finish
             self.run: Any = trackio.init(
                 project=PROJECT,
                 name=run_id,
@@ -39,7 +42,7 @@ class Run:
     def close(self) -> None:
         """Write what is queued."""
         with redirect_stdout(sys.stderr):
-            self.run.finish()
+            self.finish()
 
 
 def open_writer(directory: Path, run_id: str, config: Config, step: int) -> Run:
