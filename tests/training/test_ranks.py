@@ -184,3 +184,20 @@ def test_alone_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ALONE.any(True)
     assert not ALONE.any(False)
     assert ALONE.broadcast(b"x") == b"x"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_ranks_replay_the_same_rows(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
+    general = tmp_path / "general.jsonl"
+    rows = [{"input": f"Say {'again ' * n}how.", "output": f"So {'and so ' * n}it is."} for n in range(9)]
+    general.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # below the recipe's rate for the reason that CONTINUED gives: at 2e-4 one element of 256 was 1.08e-6 away
+    settings = CONTINUED.model_copy(update={"replay": str(general), "replay_share": 0.4})
+    run_training(tiny_medgemma, data, tmp_path / "one", settings)
+    ended = train(2, tiny_medgemma, data, tmp_path / "two", settings, "--json")
+    assert json.loads(ended.stdout)["data"]["replay"]["rows"] == 3, ended.stderr
+    assert_same_adapter(tmp_path / "one", tmp_path / "two")
+    for alone, shared in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        for key in ("replay_rows", "replay_tokens", "rows"):
+            assert alone.get(key) == shared.get(key)
