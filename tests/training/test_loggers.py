@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -123,7 +124,10 @@ def test_names_are_checked_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(InputError, match="--log-to tensorboard,wandb: not installed") as caught:
         checked(["tensorboard", " wandb", "tensorboard"])
     assert 'pip install "mlx-medlora[tensorboard,wandb]"' in str(caught.value.hint)
-    monkeypatch.setattr(opening.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(opening.importlib.util, "find_spec", lambda name: SimpleNamespace(origin=None))
+    with pytest.raises(InputError, match="not installed"):  # a directory that wandb left in the working one
+        checked(["wandb"])
+    monkeypatch.setattr(opening.importlib.util, "find_spec", lambda name: SimpleNamespace(origin="a.py"))
     assert checked(["trackio", ""]) == ("trackio",)
     monkeypatch.setenv("TRACKIO_SPACE_ID", "someone/space")
     with pytest.raises(InputError, match="TRACKIO_SPACE_ID would send the figures elsewhere"):
@@ -150,7 +154,7 @@ def test_tensorboard_reads_back_each_figure_of_an_interrupted_run_once(
         open_loggers(("tensorboard",), logs, SETTINGS, warned.append) as loggers,
     ):
         run_training(tiny_medgemma, data, output, SETTINGS, listeners=[*loggers, stop_at(4)])
-    extra = Tracker("tensorboard", opening._maker("tensorboard"), logs, {}, warned.append)
+    extra = Tracker("tensorboard", opening.maker("tensorboard"), logs, {}, warned.append)
     for event in (
         Resumed(4, 6),
         Plan(5, 2, 2, 6, 1),

@@ -47,7 +47,7 @@ def checked(names: Sequence[str]) -> tuple[str, ...]:
         raise InputError(
             f"--log-to: no logger is called {', '.join(unknown)}", hint=f"There are {', '.join(NAMES)}."
         )
-    if absent := [name for name in wanted if importlib.util.find_spec(name) is None]:
+    if absent := [name for name in wanted if not _installed(name)]:
         raise InputError(
             f"--log-to {','.join(absent)}: not installed",
             hint=f'Install it: pip install "mlx-medlora[{",".join(absent)}]"',
@@ -60,6 +60,12 @@ def checked(names: Sequence[str]) -> tuple[str, ...]:
     return wanted
 
 
+def _installed(name: str) -> bool:
+    """Whether there is such a package; a mere directory of that name, as wandb leaves behind, is none."""
+    found = importlib.util.find_spec(name)
+    return found is not None and found.origin is not None
+
+
 @contextmanager
 def open_loggers(
     names: Sequence[str], directory: Path, settings: TrainSettings, warn: Warn
@@ -69,7 +75,7 @@ def open_loggers(
     Nothing is written before the run begins, so ranks that are not heard write nothing. A logger that
     fails is named to `warn` once and heard no more: it never ends a run.
     """
-    trackers = [Tracker(name, _maker(name), directory, config(settings), warn) for name in names]
+    trackers = [Tracker(name, maker(name), directory, config(settings), warn) for name in names]
     try:
         yield list(trackers)
     finally:
@@ -77,9 +83,15 @@ def open_loggers(
             tracker.close()
 
 
-def _maker(name: str) -> MakeWriter:
-    made: Any = import_module(f"mlx_medlora.training.loggers.to_{name}").open_writer
-    return made
+def maker(name: str) -> MakeWriter:
+    """What opens a logger of that name; its package is imported then, so that a broken one ends no run."""
+
+    def make(directory: Path, run_id: str, config: Config, step: int) -> Writer:
+        module: Any = import_module(f"mlx_medlora.training.loggers.to_{name}")
+        opened: Writer = module.open_writer(directory, run_id, config, step)
+        return opened
+
+    return make
 
 
 class Tracker:
