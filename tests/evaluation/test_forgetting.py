@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_medlora.cases.questions import Question, read_questions
+from mlx_medlora.cases.questions import read_questions
 from mlx_medlora.evaluation.drift import divergence
 from mlx_medlora.evaluation.forgetting import measure
 from mlx_medlora.gemma.processor import Encoder
@@ -20,22 +19,9 @@ from mlx_medlora.training.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "adapters" / "reference"
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
-
-def lessons(seed: int, count: int, without: frozenset[str] = frozenset()) -> list[dict[str, str]]:
-    """Different text-only exchanges of the kinds that the embedded base was taught: what it can forget."""
-    sys.path.insert(0, str(ROOT / "scripts" / "tiny_medgemma"))
-    try:
-        import lessons as taught
-    finally:
-        sys.path.pop(0)
-    rng, found = np.random.default_rng(seed), dict[str, dict[str, str]]()
-    while len(found) < count:
-        one = (taught.treatment, taught.claim, taught.agree)[rng.integers(3)](rng)
-        row = {"instruction": one.system, "input": one.question, "output": one.answer}
-        if (asked := Question(**row).asked) not in without:
-            found[asked] = row
-    return list(found.values())
+from bench_replay import replayed_and_held  # noqa: E402
 
 
 def test_divergence_is_the_sum_over_the_vocabulary() -> None:
@@ -90,11 +76,8 @@ def test_a_base_that_is_its_own_tuned_model_has_moved_nowhere(tiny_medgemma: Pat
 
 def test_replay_lowers_forgetting(tiny_medgemma: Path, phantom_dataset: Path, tmp_path: Path) -> None:
     """Of exchanges the base was taught, on others of the same kinds: the interval of KL lies wholly lower."""
-    replayed = lessons(1, 40)
-    known = frozenset(Question(**row).asked for row in replayed)
-    held = [Question(**row) for row in lessons(2, 40, known)]
     path = tmp_path / "general.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in replayed))
+    held = replayed_and_held(path, 40)
     settings = TrainSettings(epochs=4, lr=2e-3, replay_share=0.5)
     found = {}
     for name, file in (("plain", None), ("replay", str(path))):
