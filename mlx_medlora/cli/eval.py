@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mlx_medlora.cli.health import AskGeneral, Checkup
 from mlx_medlora.cli.options import (
     Adapter,
     Data,
@@ -47,6 +48,8 @@ EXAMPLES = examples(
     "--suite --output models/first-benchmarks",
     "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases --split test "
     "--dependence --occlusion xray_00012,mri_00007 --occlusion-grid 14 --output runs/looked",
+    "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases --no-forgetting "
+    "--output runs/quick",
 )
 
 
@@ -107,6 +110,7 @@ def evaluate(
         int,
         typer.Option(min=2, max=56, help="Patches a side of --occlusion; the tower runs for each."),
     ] = 7,
+    forgetting: AskGeneral = True,
     features: FeaturesAt = None,
     features_limit: FeaturesLimit = None,
     no_features: NoFeatures = False,
@@ -119,8 +123,8 @@ def evaluate(
 
     Every figure with its 95 % interval, for all cases and each group, held against gates.
     Writes scorecard.json, predictions.jsonl, heatmaps.json and report.html, a page with the cases' text and
-    images: keep it as you keep the dataset. --dependence and --occlusion add dependence.json, --suite adds
-    suite.json and heatmaps/. Research tool, not a medical device.
+    images: keep it as you keep the dataset. With --adapter health.json too. --dependence and --occlusion add
+    dependence.json, --suite adds suite.json and heatmaps/. Research tool, not a medical device.
     """
     out.use_json(json)
     from mlx_medlora.cli.answering import opened, session, warn_of_training_cases
@@ -133,6 +137,7 @@ def evaluate(
 
     kept = feature_settings(features, features_limit, no_features)
     refuse_unwritable(output)
+    checkup = Checkup(model, adapter, forgetting)
     demands = read_gates(gates, (*FIELDS, *(by or [])))
     point = _point(adapter, method, ignore_operating_point)
     dataset = opened(data, split)
@@ -152,6 +157,7 @@ def evaluate(
         if looking.wanted:
             decide = partial(_redecided, point)
             seen = look(asked, dataset, split, predictions, looking, decide, batch_size)
+        checkup.ask(asked.network, asked.encoder)
     card = score(predictions, by=by or [], point=applied, target=target_of(demands), margin=margin)
     report = judge(demands, card, CARD if gates is None else str(gates))
     about = _about(model, adapter, data, split, method, fingerprint)
@@ -160,8 +166,10 @@ def evaluate(
     if suite:
         extras.run_suite(dataset, split)
     last = [] if no_report else [_write_report]  # it reads what the others write
-    written = write_evaluation(output, Evaluation(predictions), about, judged, then=[extras.write, *last])
-    shown = {**written.model_dump(mode="json"), "output": str(output)}
+    written = write_evaluation(
+        output, Evaluation(predictions), about, judged, then=[extras.write, checkup.write, *last]
+    )
+    shown = {**written.model_dump(mode="json"), **checkup.results(), "output": str(output)}
     told = [] if seen is None else seen.dependence.sentences
     if seen is not None:
         shown["dependence"] = seen.dependence.model_dump(mode="json", exclude={"occlusion"})
@@ -169,7 +177,7 @@ def evaluate(
         told += extras.suite.sentences
         shown["suite"] = extras.suite.model_dump(mode="json")
     columns = {split: written, **extras.baselines}
-    out.result(shown, *_renderables(columns, written, report), *told, f"Wrote {output}")
+    out.result(shown, *_renderables(columns, written, report), *told, *checkup.lines(), f"Wrote {output}")
     if require_gates:
         require(report)
 

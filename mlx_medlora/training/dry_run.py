@@ -35,6 +35,7 @@ class DryRun(StrictModel):
     train_rows: int
     val_rows: int
     longest_row: int
+    replay_rows: int
     updates: int
     modules: int
     trainable_parameters: int
@@ -92,6 +93,7 @@ def dry_run(
         train_rows=len(setup.train),
         val_rows=len(setup.val),
         longest_row=max(lengths),
+        replay_rows=trainer.plan().replay_rows,
         updates=trainer.total,
         modules=len(setup.modules),
         trainable_parameters=trainer.plan().trainable,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Protocol
 
 from mlx_medlora import __version__
@@ -74,7 +75,7 @@ def record(
     trained = [epoch for epoch in outcome.epochs if epoch.epoch]
     best = next((epoch for epoch in trained if epoch.epoch == outcome.best_epoch), None)
     return RunRecord(
-        settings=settings,
+        settings=_without_places(settings),
         base=setup.base.model_dump(),
         modules=len(setup.modules),
         trainable_parameters=trainable,
@@ -102,8 +103,11 @@ def _before(epochs: list[Epoch]) -> dict[str, Any] | None:
 
 
 def describe_data(setup: Setup) -> dict[str, Any]:
-    """Rows, supervised tokens and SHA-256 of each split, under the dataset directory's own name."""
-    splits = {"train": setup.train, "val": setup.val}
+    """Rows, supervised tokens and SHA-256 of each split, under the dataset directory's own name.
+
+    General rows that are replayed are counted by themselves, under `replay`.
+    """
+    splits = {"train": [example for example in setup.train if not example.replay], "val": setup.val}
     described = {
         split: {
             "rows": len(examples),
@@ -113,7 +117,15 @@ def describe_data(setup: Setup) -> dict[str, Any]:
         for split, examples in splits.items()
         if examples
     }
+    if setup.replay is not None:
+        targets = sum(example.targets for example in setup.train if example.replay)
+        described["replay"] = setup.replay.about() | {"supervised_tokens": targets}
     return {"name": setup.dataset.root.resolve().name, **described}
+
+
+def _without_places(settings: TrainSettings) -> TrainSettings:
+    """The settings with a file's name in place of its path, which says something of this machine."""
+    return settings.model_copy(update={"replay": settings.replay and Path(settings.replay).name})
 
 
 def versions() -> dict[str, str]:

@@ -16,9 +16,9 @@ from mlx_medlora.training.checkpoint import STATE, TIMES, Checkpoint, parse, rea
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.workplace import Workplace, newest_first
 
-_FREE = {"checkpoint_every", "keep"}  # they decide nothing that is computed
+_FREE = {"checkpoint_every", "keep", "replay"}  # they decide nothing that is computed: `data` has its hash
 _SHAPE = {"rank", "target", "layers", "vision", "dora", "save_modules"}
-_ORDER = {"batch_size", "accumulate", "seed", "data"}
+_ORDER = {"batch_size", "accumulate", "seed", "replay_share", "data"}
 _REST = ("model", "data", "dtype")
 
 RECOMPUTE, SHARDED = "recompute", "sharded"

@@ -23,6 +23,7 @@ from mlx_medlora.lora.layers import attach
 from mlx_medlora.training.buckets import costliest
 from mlx_medlora.training.examples import Example, build_examples
 from mlx_medlora.training.memory import predict_memory
+from mlx_medlora.training.replay import Replay, read_replay
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.shapes import adapter_shape, row_shapes
 
@@ -31,7 +32,7 @@ from mlx_medlora.training.shapes import adapter_shape, row_shapes
 class Setup:
     """A model with a fresh adapter, and the examples to train and validate it on; `val` may be empty.
 
-    `source` is the mark of where the data comes from.
+    `source` is the mark of where the data comes from, `replay` says which general rows end `train`, if any.
     """
 
     model: Base
@@ -42,6 +43,7 @@ class Setup:
     base: BaseModelId
     modules: list[str]
     source: DataSource | None = None
+    replay: Replay | None = None
 
     @property
     def trains_vision(self) -> bool:
@@ -69,6 +71,7 @@ def set_up(
             path=dataset.root,
             hint="Leave --patience out, or prepare the dataset with a validation split.",
         )
+    replay = read_replay(settings, len(splits["train"]))
     source = locate(model)
     config = read_config(source.directory)
     encoder = Encoder(load_processor(source.directory), config)
@@ -84,11 +87,14 @@ def set_up(
         )
         for split, cases in splits.items()
     }
+    if replay is not None:
+        examples["train"] += replay.examples(encoder, config, settings)
     _refuse_changing_prefix(settings, config)
     network = load_base(source.directory, dtype)
     modules = attach(network, settings, seed=settings.seed)
     base = base_id(source, config)
-    return Setup(network, encoder, dataset, examples["train"], examples.get("val", []), base, modules, mark)
+    train, val = examples["train"], examples.get("val", [])
+    return Setup(network, encoder, dataset, train, val, base, modules, mark, replay)
 
 
 def _refuse_changing_prefix(settings: TrainSettings, config: ModelConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from time import perf_counter
 from typing import Literal, Protocol
@@ -143,7 +143,8 @@ class Trainer:
         """What `run` is going to do."""
         trained: dict[str, mx.array] = dict(tree_flatten(self.model.trainable_parameters()))
         trainable = sum(array.size for array in trained.values())
-        return Plan(len(self.train), len(self.val), self.settings.epochs, self.total, trainable)
+        replayed = sum(example.replay for example in self.train)
+        return Plan(len(self.train), len(self.val), self.settings.epochs, self.total, trainable, replayed)
 
     def _tell(self, event: Event) -> None:
         for listener in self.listeners:
@@ -185,7 +186,14 @@ class Trainer:
         rows = sum(len(examples) for examples in window)
         self.outcome.steps, self.steps_done = self.outcome.steps + 1, self.steps_done + 1
         self.rows_done += rows
-        return self._report(epoch, done, rows)
+        return replace(self._report(epoch, done, rows), **self._replayed(window))
+
+    def _replayed(self, window: Sequence[Sequence[Example]]) -> dict[str, int]:
+        """How many rows and supervised tokens of an update are general ones; nothing in a run without any."""
+        if not self.settings.replay:
+            return {}
+        general = [example for examples in window for example in examples if example.replay]
+        return {"replay_rows": len(general), "replay_tokens": sum(example.targets for example in general)}
 
     def _name_rows(self, error: NotANumber, examples: Sequence[Example]) -> None:
         """Add to `error` those of its `examples` that alone give no number, or all where each alone does."""

@@ -46,6 +46,12 @@ def test_the_page() -> None:
     assert tuple(found) == names or "browser: none here" in said
 
 
+def test_what_replay_keeps() -> None:
+    said = run("bench_replay.py", "--quick")
+    for name in ("plain", "replay", "ratio"):
+        assert sum(line.startswith(f"seed 0 {name}: ") for line in said.splitlines()) == 1
+
+
 @pytest.mark.slow
 def test_the_step_of_a_gpu_on_the_tiny_shape() -> None:
     said = run("gpu_step.py", "--shape", "tiny", "--rounds", "1", "--rows", "2", "--steps", "1")

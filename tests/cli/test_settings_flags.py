@@ -118,6 +118,8 @@ OTHER = {
     "shards": 2,
     "max_length": 333,
     "seed": 11,
+    "replay": "general.jsonl",
+    "replay_share": 0.35,
     "checkpoint_every": 2.5,
     "keep": 5,
     "layers": "last:3",

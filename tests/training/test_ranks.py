@@ -258,3 +258,19 @@ def test_ctrl_c_while_a_run_is_set_up_is_told_to_the_others(
     with pytest.raises(Interrupted if resume else KeyboardInterrupt):
         run_training(tiny_medgemma, data, tmp_path / "a", SETTINGS, resume=resume)
     assert Peers.told == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_ranks_replay_the_same_rows(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
+    general = tmp_path / "general.jsonl"
+    rows = [{"input": f"Say {'again ' * n}how.", "output": f"So {'and so ' * n}it is."} for n in range(9)]
+    general.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = SHARED.model_copy(update={"replay": str(general), "replay_share": 0.4})
+    train(1, tiny_medgemma, data, tmp_path / "one", settings)
+    ended = train(2, tiny_medgemma, data, tmp_path / "two", settings, "--json")
+    assert json.loads(ended.stdout)["data"]["replay"]["rows"] == 3, ended.stderr
+    assert_same_adapter(tmp_path / "one", tmp_path / "two")
+    for alone, shared in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        for key in ("replay_rows", "replay_tokens", "rows"):
+            assert alone.get(key) == shared.get(key)
