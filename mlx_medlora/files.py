@@ -71,17 +71,21 @@ def atomic_directory(target: Path, *, private: bool = False) -> Iterator[Path]:
             os.replace(work, target)
             sync_path(target.parent)
     except BaseException:
+        os.close(lock)  # first: removing opens directories, of which there may be too many
         shutil.rmtree(work, ignore_errors=True)
         raise
-    finally:
-        os.close(lock)
+    os.close(lock)
 
 
 def _new_partial(target: Path) -> tuple[Path, int]:
     """A new directory beside `target`, and the descriptor whose lock says that it is in use."""
     while True:
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-        lock = os.open(work, os.O_RDONLY)
+        try:
+            lock = os.open(work, os.O_RDONLY)
+        except OSError:  # too many open files
+            os.rmdir(work)
+            raise
         with suppress(OSError):  # a disk without locks: nothing is ever cleared there
             fcntl.flock(lock, fcntl.LOCK_EX)
         if work.is_dir():

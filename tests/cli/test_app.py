@@ -10,7 +10,7 @@ from mlx_medlora.cli.app import app, run
 
 COMMANDS = (
     *("demo", "convert", "prepare", "plan", "train", "eval", "compare", "calibrate", "generate"),
-    *("report", "model-card"),
+    *("report", "model-card", "heatmaps"),
     *("fuse", "export", "import", "parity", "bench", "doctor"),
 )
 HEAVY = (

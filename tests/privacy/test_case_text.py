@@ -30,7 +30,9 @@ COLUMNS = [
     "error_type",
     "severity",
 ]
-READING = ("prepare", "plan", "train", "eval", "generate", "fuse", "parity", "bench")
+READING = (
+    *("prepare", "plan", "train", "eval", "calibrate", "report", "generate", "fuse", "parity", "bench"),
+)
 TINY = ("--model", "tiny-medgemma")
 Said = tuple[int, str]
 

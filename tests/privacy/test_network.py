@@ -26,6 +26,10 @@ DOWNLOADING = {
     "convert": ("convert", REPO, "out"),
     "train": ("train", "--model", REPO, "--data", "DATA", "--output", "out"),
     "eval": ("eval", "--model", REPO, "--data", "DATA", "--output", "out"),
+    "calibrate": (
+        *("calibrate", "--model", REPO, "--adapter", "PEFT", "--data", "DATA"),
+        *("--max-false-flag", "0.1", "--split", "train"),
+    ),
     "generate": ("generate", "--model", REPO, "--prompt", "?"),
     "fuse": ("fuse", "--model", REPO, "--adapter", "a", "--output", "out"),
     "import": ("import", "PEFT", "out", "--model", REPO),

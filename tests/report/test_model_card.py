@@ -15,6 +15,7 @@ from runs import HOSTILE, row, usual, write_dataset, write_run
 from mlx_medlora.evaluation.runs import read_run
 from mlx_medlora.lora.adapter import read_adapter_config
 from mlx_medlora.lora.model_card import base_card, model_card
+from mlx_medlora.lora.provenance import read_provenance
 from mlx_medlora.report.model_card import HEADING, with_figures
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def card(tmp_path: Path) -> tuple[str, Path]:
     adapter = Path(shutil.copytree(ROOT / "adapters" / "reference", tmp_path / "adapter"))
     run = usual(tmp_path, adapter=str(adapter))
-    text = model_card(adapter, read_adapter_config(adapter))
+    text = model_card(adapter, read_adapter_config(adapter), read_provenance(adapter))
     return with_figures(text, read_run(run).scorecard), run
 
 
