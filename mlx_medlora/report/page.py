@@ -76,7 +76,8 @@ def _parts(evidence: Evidence, options: Options, sheet: Sheet) -> dict[str, Any]
         "grouped": view.GROUPED,
         "kinds": kinds,
         "by_kind": by_kind,
-        "heatmaps": _heatmaps(evidence),
+        "heatmaps": view.heatmaps(evidence, sheet),
+        "verdicts": view.verdicts(card),
         "reliability": None if card.calibration is None else figures.reliability(card.calibration, sheet),
         "curves": figures.losses(evidence.beside.curve, sheet),
         "tallies": view.tallies(evidence),
@@ -98,11 +99,6 @@ def _filters(evidence: Evidence) -> dict[str, list[str]]:
     return {
         name: sorted({words.plain(getattr(one, name)) for one in evidence.predictions}) for name in fields
     }
-
-
-def _heatmaps(evidence: Evidence) -> list[Any]:
-    """The place of the heatmaps, modality by metric and by error type: figures with `svg`, `alt`, `title`."""
-    return []
 
 
 def _policy(style: str, script: str) -> str:

@@ -50,6 +50,14 @@ class Groups:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """Inline markup (`svg.inline` or `svg.themed`, with its text alternative) and what stands under it."""
+
+    svg: Markup
+    title: str
+
+
+@dataclass(frozen=True)
 class Picture:
     """An image beside a sentence."""
 
@@ -150,6 +158,15 @@ def groups(card: Scorecard, options: Options) -> list[Groups]:
     return tables
 
 
+def verdicts(card: Scorecard) -> dict[tuple[str, str, str], str]:
+    """(field, group, measure) -> `pass`, `fail` or `undecided`, of the gates on single groups."""
+    found = {}
+    for gate in card.gates.gates if card.gates is not None else []:
+        for field, name in (gate.group or {}).items():
+            found[field, name, _CARD_KEYS.get(gate.measure, gate.measure)] = gate.verdict
+    return found
+
+
 def error_types(evidence: Evidence) -> tuple[list[str], dict[str, dict[str, tuple[int, int]]]]:
     """(error types, modality -> error type -> (right, cases)): how the cases of each kind were answered."""
     cases = Counter((one.modality, one.error_type) for one in evidence.predictions)
@@ -160,6 +177,11 @@ def error_types(evidence: Evidence) -> tuple[list[str], dict[str, dict[str, tupl
         row: {kind: (right[row, kind], cases[row, kind]) for kind in kinds if cases[row, kind]}
         for row in rows
     }
+
+
+def heatmaps(evidence: Evidence, sheet: Sheet) -> list[Drawing]:
+    """Modality by metric and modality by error type. None are drawn yet: the tables of groups stand alone."""
+    return []
 
 
 def tallies(evidence: Evidence) -> list[tuple[str, str, int]]:

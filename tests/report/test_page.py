@@ -66,7 +66,9 @@ def test_the_numbers_are_the_scorecard_s(tmp_path: Path) -> None:
         assert gate.verdict in text
     for name, scores in card.by_modality.items():
         assert scores.accuracy is not None
-        assert f"{name} {scores.n} {100 * scores.accuracy:.1f} %" in text
+        [gate] = [one for one in card.gates.gates if one.group == {"modality": name}]
+        sign = words.SYMBOLS[gate.verdict]
+        assert f"{name} {scores.n} {sign} {100 * scores.accuracy:.1f} %" in text
     missed = [one for one in card.misses.rows if one.ids]
     assert missed[0].severity == "critical"
     assert "1 of 8 (12.5 %)" in text
