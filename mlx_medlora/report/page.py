@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from mlx_medlora import __version__
 from mlx_medlora.files import plain_os_errors, sync_path
-from mlx_medlora.report import figures, view, words
+from mlx_medlora.report import figures, provenance, view, words
 from mlx_medlora.report.rows import NEAR, OUTCOMES, ROOM, case_data, is_near
 from mlx_medlora.report.sources import Evidence, Options
 from mlx_medlora.report.svg import Sheet
@@ -84,8 +84,8 @@ def _parts(evidence: Evidence, options: Options, sheet: Sheet) -> dict[str, Any]
         "near": sum(is_near(one) for one in evidence.predictions),
         "margin": NEAR,
         "maps": view.maps(evidence, options),
-        "settings": view.settings(evidence, options),
-        "contents": view.contents(evidence, options),
+        "settings": provenance.settings(evidence, options),
+        "contents": provenance.contents(evidence, options),
         "filters": _filters(evidence),
         "outcomes": OUTCOMES,
         "most_ids": view.MOST_IDS,
