@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from mlx_medlora import __version__
 from mlx_medlora.files import plain_os_errors, sync_path
-from mlx_medlora.report import figures, view, words
+from mlx_medlora.report import figures, provenance, view, words
 from mlx_medlora.report.rows import NEAR, OUTCOMES, ROOM, case_data, is_near
 from mlx_medlora.report.sources import Evidence, Options
 from mlx_medlora.report.svg import Sheet
@@ -76,15 +76,16 @@ def _parts(evidence: Evidence, options: Options, sheet: Sheet) -> dict[str, Any]
         "grouped": view.GROUPED,
         "kinds": kinds,
         "by_kind": by_kind,
-        "heatmaps": _heatmaps(evidence),
+        "heatmaps": view.heatmaps(evidence, sheet),
+        "verdicts": view.verdicts(card),
         "reliability": None if card.calibration is None else figures.reliability(card.calibration, sheet),
         "curves": figures.losses(evidence.beside.curve, sheet),
         "tallies": view.tallies(evidence),
         "near": sum(is_near(one) for one in evidence.predictions),
         "margin": NEAR,
         "maps": view.maps(evidence, options),
-        "settings": view.settings(evidence, options),
-        "contents": view.contents(evidence, options),
+        "settings": provenance.settings(evidence, options),
+        "contents": provenance.contents(evidence, options),
         "filters": _filters(evidence),
         "outcomes": OUTCOMES,
         "most_ids": view.MOST_IDS,
@@ -98,11 +99,6 @@ def _filters(evidence: Evidence) -> dict[str, list[str]]:
     return {
         name: sorted({words.plain(getattr(one, name)) for one in evidence.predictions}) for name in fields
     }
-
-
-def _heatmaps(evidence: Evidence) -> list[Any]:
-    """The place of the heatmaps, modality by metric and by error type: figures with `svg`, `alt`, `title`."""
-    return []
 
 
 def _policy(style: str, script: str) -> str:

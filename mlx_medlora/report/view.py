@@ -6,7 +6,6 @@ import base64
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
@@ -17,7 +16,7 @@ from mlx_medlora.report.figures import Bar
 from mlx_medlora.report.rows import OUTCOMES, outcome
 from mlx_medlora.report.sources import TOY_NOTICE, Evidence, Options
 from mlx_medlora.report.svg import Sheet
-from mlx_medlora.report.words import last_part, number, plain, title
+from mlx_medlora.report.words import plain, title
 
 SHARES = (
     "accuracy",
@@ -47,6 +46,14 @@ class Groups:
     field: str
     groups: dict[str, Scores]
     left_out: int
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Inline markup (`svg.inline` or `svg.themed`, with its text alternative) and what stands under it."""
+
+    svg: Markup
+    title: str
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,15 @@ def groups(card: Scorecard, options: Options) -> list[Groups]:
     return tables
 
 
+def verdicts(card: Scorecard) -> dict[tuple[str, str, str], str]:
+    """(field, group, measure) -> `pass`, `fail` or `undecided`, of the gates on single groups."""
+    found: dict[tuple[str, str, str], str] = {}
+    for gate in card.gates.gates if card.gates is not None else []:
+        for field, name in (gate.group or {}).items():
+            found[field, name, _CARD_KEYS.get(gate.measure, gate.measure)] = gate.verdict
+    return found
+
+
 def error_types(evidence: Evidence) -> tuple[list[str], dict[str, dict[str, tuple[int, int]]]]:
     """(error types, modality -> error type -> (right, cases)): how the cases of each kind were answered."""
     cases = Counter((one.modality, one.error_type) for one in evidence.predictions)
@@ -160,6 +176,11 @@ def error_types(evidence: Evidence) -> tuple[list[str], dict[str, dict[str, tupl
         row: {kind: (right[row, kind], cases[row, kind]) for kind in kinds if cases[row, kind]}
         for row in rows
     }
+
+
+def heatmaps(evidence: Evidence, sheet: Sheet) -> list[Drawing]:
+    """Modality by metric and modality by error type. None are drawn yet: the tables of groups stand alone."""
+    return []
 
 
 def tallies(evidence: Evidence) -> list[tuple[str, str, int]]:
@@ -195,62 +216,3 @@ def _embedded(found: Occlusion, directory: Path) -> str | None:
             return None
         kind, content = kinds[path.suffix], path.read_bytes()
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def settings(evidence: Evidence, options: Options) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(heading, rows) of how the figures came about. Directories are left out: only names are shown."""
-    about = {key: value for key, value in evidence.about.items() if key not in ("note", "versions")}
-    if options.redact:
-        about.pop("data", None)
-    record = evidence.beside.record
-    for key in ("model", "adapter", "data"):
-        if about.get(key) is not None:
-            about[key] = last_part(about[key])
-    chosen = record.get("settings")
-    trained = {
-        key: record[key]
-        for key in (
-            "updates",
-            "best_epoch",
-            "best_by",
-            "val_loss",
-            "val_accuracy",
-            "trainable_parameters",
-            "seconds",
-        )
-        if key in record
-    }
-    data = dict(record.get("data") or {}) if isinstance(record.get("data"), dict) else {}
-    if options.redact:
-        data.pop("name", None)
-    sections: list[tuple[str, Any]] = [
-        ("Evaluation", about),
-        ("Versions at evaluation", evidence.about.get("versions")),
-        ("Training settings", chosen),
-        ("Training", trained),
-        ("Training data", data),
-        ("Versions at training", record.get("versions")),
-    ]
-    return [
-        (heading, [(title(key), number(value)) for key, value in found.items()])
-        for heading, found in sections
-        if isinstance(found, dict) and found
-    ]
-
-
-def contents(evidence: Evidence, options: Options) -> list[str]:
-    """What of the data this page holds, for its footer."""
-    if options.redact:
-        return [
-            "Redacted: figures, counts and the names of modalities, error types and severities only.",
-            "No case's text, no image, no id of a case or a patient, no dataset's name.",
-        ]
-    found = ["Every case's id, patient's id where there is one, labels and the model's answer."]
-    if evidence.cases:
-        found.append("Every case's text and its right answer.")
-    if options.images and any(evidence.images.values()):
-        found.append("Every case's images, made smaller.")
-    else:
-        found.append("No images.")
-    found.append("Keep this page as you keep the dataset. `--redact` makes one without all of this.")
-    return found

@@ -19,9 +19,9 @@ MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 Open = Callable[..., Any]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop must not outlive the module
 def chromium() -> Iterator[Any]:
-    """A browser for the whole session; tests are skipped where there is none."""
+    """A browser; tests are skipped where there is none."""
     found = next((path for path in map(shutil.which, NAMES) if path), str(MAC) if MAC.exists() else None)
     if found is None:
         pytest.skip("needs Chromium or Chrome, which is not installed (apt-get install chromium)")

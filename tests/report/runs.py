@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mlx_medlora.cases.dataset import Dataset
-from mlx_medlora.evaluation.gate import card_gates, judge
+from mlx_medlora.evaluation.gate import Gate, card_gates, judge
 from mlx_medlora.evaluation.metrics import score
 from mlx_medlora.evaluation.results import Prediction
 from mlx_medlora.evaluation.runner import Evaluation, write_evaluation
@@ -64,6 +64,7 @@ def write_run(
     *,
     by: Sequence[str] = (),
     generated: bool = False,
+    gates: Sequence[Gate] | None = None,
     **about: Any,
 ) -> Path:
     """What `eval` writes for cases that got these probabilities of ERROR; None is an unreadable answer."""
@@ -89,7 +90,7 @@ def write_run(
         }
         answers.append(Prediction.model_validate(fields))
     card = score(answers, by=list(by))
-    card = card.model_copy(update={"gates": judge(card_gates(), card)})
+    card = card.model_copy(update={"gates": judge(card_gates() if gates is None else gates, card)})
     told = {"model": "models/medgemma-4b", "adapter": None, "data": str(data), "split": "test"}
     told |= {"split_sha256": dataset.fingerprint("test"), "method": answers[0].method, **about}
     write_evaluation(output, Evaluation(answers), told, card)

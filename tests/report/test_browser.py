@@ -113,23 +113,29 @@ def test_images_are_seen(run: Path, opened: Open) -> None:
         assert page.locator("img, article.case, .filters").count() == 0
 
 
-def test_hostile_text_is_text(tmp_path: Path, opened: Open) -> None:
-    evil = '"><script>document.title="stolen"</script>'
+EVIL = '"><script>document.title="stolen"</script>'
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A run whose every text is out to harm the page."""
     rows = [
         row(0, input=HOSTILE, patient_id=HOSTILE, id="case <b>0</b>"),
         row(1, input=LONG, instruction=LONG, id=LONG[:3000]),
-        row(2, "CORRECT", output=f"CORRECT - {HOSTILE}", metadata={"modality": evil, "site": HOSTILE}),
+        row(2, "CORRECT", output=f"CORRECT - {HOSTILE}", metadata={"modality": EVIL, "site": HOSTILE}),
     ]
     data = write_dataset(tmp_path / "data", rows)
-    run = write_run(tmp_path / "run", data, [0.9, 0.1, 0.2], by=["site"], note=HOSTILE, model=f"m/{evil}")
+    run = write_run(tmp_path / "run", data, [0.9, 0.1, 0.2], by=["site"], note=HOSTILE, model=f"m/{EVIL}")
     (run / "dependence.json").write_text(
-        json.dumps({"verdict": HOSTILE, "looks": False, "sentences": [HOSTILE]})
+        json.dumps({"verdict": HOSTILE, "looks": False, "sentences": [HOSTILE, LONG]})
     )
-    with opened(run) as page:
+    return run
+
+
+def test_hostile_text_is_text(hostile: Path, opened: Open) -> None:
+    with opened(hostile) as page:
         assert page.title() != "stolen"
-        assert (
-            page.locator("script").count() == 1
-        )  # the data block is read and removed; the page's own is left
+        assert page.locator("script").count() == 1  # the page's own: the data block is read and removed
         assert page.locator("style").count() == 1
         assert page.locator("article.case img").count() == 3
         shown = page.eval_on_selector_all(".told", "all => all.map(one => one.textContent)")
@@ -140,21 +146,34 @@ def test_hostile_text_is_text(tmp_path: Path, opened: Open) -> None:
             "h3", "all => all.map(one => one.textContent)"
         )
         assert page.evaluate("document.documentElement.scrollWidth") <= 1200
-        page.select_option("#case-modality", evil)
+        page.select_option("#case-modality", EVIL)
         assert len(ids(page)) == 1
         assert page.evaluate("getComputedStyle(document.body).display") == "block"
+
+
+def cut(page: Any) -> list[str]:
+    """What would be cut off at the right of a sheet of A4."""
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 703, "height": 1000})  # A4 less its margins
+    return page.eval_on_selector_all(
+        "table, td, figure, svg, article.case, .box, .told, h3",
+        """all => all.filter(one => one.getBoundingClientRect().right > innerWidth + 1
+            || one.scrollWidth > one.clientWidth + 1 && one.clientWidth
+            || one.matches('.told, h3') && one.scrollHeight > one.clientHeight + 1)
+          .map(one => one.outerHTML.slice(0, 200))""",
+    )
+
+
+def test_hostile_text_is_printed_whole(hostile: Path, opened: Open) -> None:
+    with opened(hostile) as page:
+        assert len(PdfReader(io.BytesIO(page.pdf(prefer_css_page_size=True))).pages) > 10
+        assert cut(page) == []
 
 
 def test_print(run: Path, opened: Open) -> None:
     with opened(run) as page:
         pdf = page.pdf(prefer_css_page_size=True, print_background=True)
-        page.emulate_media(media="print")
-        page.set_viewport_size({"width": 703, "height": 1000})  # A4 less its margins
-        wide = page.eval_on_selector_all(
-            "table, figure, svg, article.case, .box",
-            "all => all.filter(one => one.getBoundingClientRect().right > innerWidth + 1).length",
-        )
-        assert wide == 0
+        assert cut(page) == []
         assert not page.is_visible(".filters")
     pages = PdfReader(io.BytesIO(pdf)).pages
     assert 5 < len(pages) < 40

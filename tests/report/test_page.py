@@ -16,6 +16,7 @@ from runs import row, usual, write_dataset, write_run
 
 from mlx_medlora.errors import InputError
 from mlx_medlora.evaluation.comparing import compare, write_comparison
+from mlx_medlora.evaluation.gate import Gate
 from mlx_medlora.evaluation.results import AppliedPoint, Measure
 from mlx_medlora.evaluation.runs import read_run
 from mlx_medlora.report import words
@@ -65,7 +66,9 @@ def test_the_numbers_are_the_scorecard_s(tmp_path: Path) -> None:
         assert gate.verdict in text
     for name, scores in card.by_modality.items():
         assert scores.accuracy is not None
-        assert f"{name} {scores.n} {100 * scores.accuracy:.1f} %" in text
+        [gate] = [one for one in card.gates.gates if one.group == {"modality": name}]
+        sign = words.SYMBOLS[gate.verdict]
+        assert f"{name} {scores.n} {sign} {100 * scores.accuracy:.1f} %" in text
     missed = [one for one in card.misses.rows if one.ids]
     assert missed[0].severity == "critical"
     assert "1 of 8 (12.5 %)" in text
@@ -146,7 +149,11 @@ def test_redacted(tmp_path: Path) -> None:
         for number in range(30)
     ]
     data = write_dataset(tmp_path / "SECRET-data", marks)
-    run = write_run(tmp_path / "run", data, [0.4] * 30, by=["ward"])
+    gates = [
+        Gate(measure="accuracy", at_least=0.9, each="ward"),
+        Gate(measure="accuracy", at_least=0.9, only={"ward": "SECRET-ward-gone"}),
+    ]
+    run = write_run(tmp_path / "run", data, [0.4] * 30, by=["ward"], gates=gates)
     other = write_run(tmp_path / "other", data, [0.6] * 30, by=["ward"])
     write_comparison(run / "comparison.json", compare([read_run(other), read_run(run)]))
     told = {"verdict": "It looks.", "looks": True, "sentences": ["case SECRET-id-3 changed"]}
@@ -155,8 +162,8 @@ def test_redacted(tmp_path: Path) -> None:
     ]
     (run / "dependence.json").write_text(json.dumps(told))
     open_page, closed = (render(evidence(run), Options(redact=redact)) for redact in (False, True))
-    for mark in ("SECRET-id-3", "SECRET-words", "SECRET-patient", "SECRET-ward", "SECRET-data"):
-        assert mark in open_page
+    for mark in ("id-3", "words", "patient", "ward-2", "ward-gone", "data"):
+        assert f"SECRET-{mark}" in open_page
     assert "SECRET" not in closed
     assert "data:image" not in closed
     assert "<script" not in closed
