@@ -192,8 +192,8 @@ def test_two_ranks_replay_the_same_rows(tiny_medgemma: Path, data: Path, tmp_pat
     general = tmp_path / "general.jsonl"
     rows = [{"input": f"Say {'again ' * n}how.", "output": f"So {'and so ' * n}it is."} for n in range(9)]
     general.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    # below the recipe's rate for the reason that CONTINUED gives: at 2e-4 one element of 256 was 1.08e-6 away
-    settings = CONTINUED.model_copy(update={"replay": str(general), "replay_share": 0.4})
+    # below the recipe's rate: at 2e-4 rounding left one element of 256 1.08e-6 away
+    settings = SETTINGS.model_copy(update={"lr": 1e-4, "replay": str(general), "replay_share": 0.4})
     run_training(tiny_medgemma, data, tmp_path / "one", settings)
     ended = train(2, tiny_medgemma, data, tmp_path / "two", settings, "--json")
     assert json.loads(ended.stdout)["data"]["replay"]["rows"] == 3, ended.stderr
