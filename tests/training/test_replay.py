@@ -12,14 +12,15 @@ from mlx_medlora.cases.questions import GENERAL
 from mlx_medlora.errors import InputError, Interrupted
 from mlx_medlora.gemma.config import read_config
 from mlx_medlora.gemma.processor import Encoder, load_processor
-from mlx_medlora.training.batches import Buckets
 from mlx_medlora.training.dry_run import dry_run
 from mlx_medlora.training.events import Event, Plan, Step
+from mlx_medlora.training.features import FeatureCache
 from mlx_medlora.training.lengths import read_lengths
 from mlx_medlora.training.replay import read_replay, replayed
 from mlx_medlora.training.run import run_training
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.setup import set_up
+from mlx_medlora.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -60,13 +61,17 @@ def test_each_epoch_has_the_rows_once_in_the_same_shapes(
     setup = set_up(tiny_medgemma, data, settings(general))
     assert [example.replay for example in setup.train] == [False] * 5 + [True] * 3
     assert all(not example.images for example in setup.train[5:])
-    buckets = Buckets(setup.train, 2)
-    epochs = [buckets.epoch(0, epoch) for epoch in (1, 2, 3)]
-    assert all(sorted(row for batch in epoch for row in batch) == list(range(8)) for epoch in epochs)
-    shapes = [
-        sorted(buckets.shape([setup.train[row] for row in batch]) for batch in epoch) for epoch in epochs
-    ]
-    assert shapes[0] == shapes[1] == shapes[2]
+    images = FeatureCache.for_examples([*setup.train, *setup.val], setup.model, setup.encoder)
+    chosen, traces = settings(general, epochs=3), list[int]()
+    trainer = Trainer(setup.model, setup.train, setup.val, images, chosen, save=lambda kind: None)
+    trainer.listeners = [lambda event: traces.append(trainer.stepper.traces)]
+    for epoch in (1, 2, 3):
+        rows = [row for window in trainer._windows(epoch) for batch in window for row in batch]
+        assert sorted(row.where for row in rows) == sorted(row.where for row in setup.train)
+    trainer.run()
+    per_epoch = traces[2 + 4 :: 5]  # the plan, the base's epoch, then four updates and an end each
+    assert len(per_epoch) == 3
+    assert len(set(per_epoch)) == 1  # nothing is compiled after the first epoch: its shapes come again
 
 
 def test_general_rows_are_counted_by_themselves_and_validation_has_none(
