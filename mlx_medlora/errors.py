@@ -49,6 +49,10 @@ class InputError(MedloraError):
         return f"{place}: {self.message}"
 
 
+class Changed(InputError):
+    """A run cannot go on as it was asked to: the same command would be refused again."""
+
+
 class NoSpace(MedloraError):
     """The chosen disk has no room for the output; the command exits with status 2."""
 

@@ -20,11 +20,14 @@ from mlx_medlora.jsontext import parse_json
 from mlx_medlora.textfiles import read_text
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last: FAT32 beyond 4 GiB, `ulimit -f`
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
+_REFUSED = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY),
+    *(errno.ENAMETOOLONG, errno.EISDIR, errno.ELOOP, errno.EBUSY, errno.EXDEV, errno.EILSEQ),
+)
 
 
 def refuse_nonempty(target: Path) -> None:
-    """Raise InputError unless `target` is absent or an empty directory."""
+    """Raise InputError unless `target` is absent or an empty directory that can be replaced."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise InputError("exists and is not a directory", path=target, hint="Choose another --output.")
     if target.is_dir() and any(target.iterdir()):
@@ -33,6 +36,9 @@ def refuse_nonempty(target: Path) -> None:
             path=target,
             hint="Choose another directory, or remove this one first.",
         )
+    if os.path.ismount(target):
+        hint = f"Choose a directory inside it, as {target / 'output'}."
+        raise InputError("is a disk's own directory, which cannot be replaced", path=target, hint=hint)
 
 
 def refuse_unwritable(target: Path) -> None:
@@ -143,7 +149,9 @@ def plain_os_errors(target: Path) -> Iterator[None]:
             ) from error
         if isinstance(error, OSError) and error.errno in _REFUSED:
             reason = os.strerror(error.errno)
-            raise InputError(f"cannot write: {reason}", path=error.filename or target) from error
+            raise InputError(
+                f"cannot write: {reason}", path=error.filename2 or error.filename or target
+            ) from error
         raise
 
 

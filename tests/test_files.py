@@ -8,7 +8,7 @@ import pytest
 from safetensors import SafetensorError
 
 from mlx_medlora.errors import InputError, NoSpace
-from mlx_medlora.files import atomic_directory, read_json
+from mlx_medlora.files import atomic_directory, read_json, refuse_nonempty
 
 
 def test_a_finished_directory_appears_whole_with_the_users_mode(tmp_path: Path) -> None:
@@ -82,3 +82,19 @@ def test_bad_json_names_its_line(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{\n "a": 1,\n}')
     with pytest.raises(InputError, match=r"a\.json:3: not valid JSON"):
         read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "\u00e9" * 120])
+def test_a_name_that_is_too_long_is_wrong_input(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="name too long"), atomic_directory(tmp_path / name):
+        pass
+
+
+def test_a_disk_s_own_directory_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty stick's: no rename replaces it."""
+    (tmp_path / "stick").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "stick")
+    with pytest.raises(InputError, match="cannot be replaced"):
+        refuse_nonempty(tmp_path / "stick")

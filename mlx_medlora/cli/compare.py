@@ -9,6 +9,7 @@ import typer
 
 from mlx_medlora.cli.options import Json, examples
 from mlx_medlora.cli.output import out
+from mlx_medlora.errors import InputError
 
 EXAMPLES = examples(
     "mlx-medlora compare runs/base runs/tuned",
@@ -44,8 +45,9 @@ def compare(
     from mlx_medlora.evaluation.runs import read_run
     from mlx_medlora.evaluation.tables import comparison_table
 
-    found = compare([read_run(run) for run in runs])
     path = output or runs[-1] / COMPARISON
+    _refuse_other_file(path)
+    found = compare([read_run(run) for run in runs])
     write_comparison(path, found)
     lists = [
         f"{pair.second} {word}: {', '.join(ids)}"
@@ -56,3 +58,19 @@ def compare(
     sentences = [pair.sentence for pair in found.pairs]
     shown = {**found.model_dump(mode="json"), "output": str(path)}
     out.result(shown, comparison_table(found), *lists, *sentences, found.notice, f"Wrote {path}")
+
+
+def _refuse_other_file(path: Path) -> None:
+    """Raise InputError where `path` is a file that `compare` did not write: it would be lost."""
+    from pydantic import ValidationError
+
+    from mlx_medlora.evaluation.results.comparison import Comparison
+    from mlx_medlora.textfiles import read_text
+
+    if not path.exists() or path.is_dir():
+        return
+    try:
+        Comparison.model_validate_json(read_text(path))
+    except (InputError, ValidationError) as error:
+        hint = "Give --output another name, or remove this file first."
+        raise InputError("exists and is no comparison", path=path, hint=hint) from error

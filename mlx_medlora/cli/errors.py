@@ -55,7 +55,10 @@ def _os(error: OSError) -> Report:
     return _unexpected(error)
 
 
-_INPUT = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.ELOOP)
+_INPUT = (
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.EILSEQ),
+)
 
 
 def _memory(error: BaseException) -> Report:

@@ -19,6 +19,7 @@ from mlx_medlora.cli.options import (
     verify_model,
 )
 from mlx_medlora.cli.output import out
+from mlx_medlora.errors import InputError
 
 EXAMPLES = examples(
     'mlx-medlora generate --model models/medgemma-4b --image chest.png --prompt "Describe this X-ray."',
@@ -28,6 +29,8 @@ EXAMPLES = examples(
     'mlx-medlora generate --model tiny-medgemma --image a.png --image b.png --prompt "What has changed?"',
     'mlx-medlora generate --model /volumes/usb/medgemma-4b --image chest.png --prompt "..." --verify',
 )
+
+_COLDEST = 1e-4  # below it logits / temperature may leave fp32; all that is left is the likeliest token
 
 
 def add_to(app: typer.Typer) -> None:
@@ -44,8 +47,12 @@ def generate(
     adapter: Adapter = None,
     system: Annotated[str, typer.Option(help="Instruction put before the prompt.")] = "",
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the sampling, where --temperature is above 0.")] = 0,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, max=100.0, help="0: always the likeliest token.")
+    ] = 0.0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**64 - 1, help="Of the sampling, where --temperature is above 0.")
+    ] = 0,
     ignore_operating_point: IgnorePoint = False,
     offline: Offline = False,
     verbose_cases: VerboseCases = False,
@@ -64,7 +71,7 @@ def generate(
     from mlx_medlora.gemma.processor import Encoder
     from mlx_medlora.lora.load import load
 
-    text = typer.get_text_stream("stdin").read() if prompt == "-" else prompt
+    text, system = _text(prompt, "--prompt"), _text(system, "--system")
     verify_model(model, verify)
     point = None if adapter is None or ignore_operating_point else read_point(adapter)
     network, processor = load(model, adapter)
@@ -75,7 +82,7 @@ def generate(
         images=image or [],
         system=system,
         max_tokens=max_tokens,
-        temperature=temperature,
+        temperature=temperature if temperature >= _COLDEST else 0.0,
         seed=seed,
         verdict=point is not None,
     )
@@ -87,3 +94,13 @@ def generate(
         out.warning("the answer as written and the verdict by the operating point are not the same")
     if not answer.finished:
         out.warning(f"stopped after {max_tokens} tokens, before the answer ended: raise --max-tokens")
+
+
+def _text(given: str, flag: str) -> str:
+    """A flag's text, or stdin's for `-`. Raises InputError where it is not UTF-8."""
+    try:
+        text = typer.get_text_stream("stdin").read() if (flag, given) == ("--prompt", "-") else given
+        text.encode()
+    except UnicodeError as error:
+        raise InputError(f"the text of {flag} is not UTF-8", hint="Save or paste it as UTF-8.") from error
+    return text

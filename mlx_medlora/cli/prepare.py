@@ -41,7 +41,8 @@ def prepare(
         Path | None, typer.Option(help="Folder that the table's image names are relative to.", metavar="DIR")
     ] = None,
     phantoms: Annotated[
-        int | None, typer.Option(min=1, help="Draw this many phantom cases instead of reading CASES.")
+        int | None,
+        typer.Option(min=1, max=100_000, help="Draw this many phantom cases instead of reading CASES."),
     ] = None,
     val: Annotated[
         float, typer.Option(min=0.0, help="Cases for validation: a share below 1, or how many.")

@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 from safetensors.numpy import load, save
 
-from mlx_medlora.errors import InputError
+from mlx_medlora.errors import Changed, InputError
 from mlx_medlora.lora.adapter import BaseModelId
 from mlx_medlora.training.checkpoint import STATE, TIMES, Checkpoint, parse, read_checkpoint
 from mlx_medlora.training.settings import TrainSettings
@@ -86,21 +86,21 @@ def refuse_changed_settings(before: Identity, settings: TrainSettings, anyway: C
 def refuse_changes(before: Identity, now: Identity, anyway: Collection[str]) -> list[str]:
     """The names of what changed and was accepted by `anyway`.
 
-    Raises InputError naming each change that was not, with both values, and a change of the adapter's shape.
+    Raises Changed naming each change that was not, with both values, and a change of the adapter's shape.
     """
     named = {*before, *now} - {RECOMPUTE, SHARDED}
     differing = [name for name in sorted(named) if _of(before, name) != _of(now, name)]
     if shape := sorted(_SHAPE & set(differing)):
-        raise InputError(
+        raise Changed(
             f"the adapter's shape cannot change within a run: {_listed(shape, before, now)}",
             hint="Continue with the old values, or train anew with another --output.",
         )
     refused = [name for name in differing if name not in anyway]
     if refused:
         flags = ",".join(name.replace("_", "-") for name in refused)
-        raise InputError(
+        raise Changed(
             f"changed since the checkpoint: {_listed(refused, before, now)}",
-            hint=f"Continue with what it was, or accept the change: --resume-anyway {flags}",
+            hint=f"Accept the change with --resume-anyway {flags}, or continue with what it was.",
         )
     return differing
 

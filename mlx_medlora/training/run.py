@@ -178,7 +178,9 @@ def _train(
     if found is not None:
         changes = refuse_changes(found.state.identity, now, job.anyway)
         keeper.restore(trainer, found, same_order=keeps_order(changes))
-        tell = Resumed(found.state.step, trainer.total, (*remarks, *other_versions(found), *changes))
+        tell = Resumed(
+            found.state.step, trainer.total, (*remarks, *other_versions(found), *map(_agreed, changes))
+        )
         for listener in listeners:
             listener(tell)
     with naming_what_to_lower(setup, job.settings, recompute, shards):
@@ -187,6 +189,10 @@ def _train(
     if job.work is not None:
         _complete(job.work, setup, job.settings, written)
     return TrainingResult(output, written, job.ranks.first)
+
+
+def _agreed(name: str) -> str:
+    return f"{name} has changed since the checkpoint, as --resume-anyway allows"
 
 
 def _found(job: _Job) -> tuple[Checkpoint | None, list[str]]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mlx_medlora.errors import InputError, Interrupted, MedloraError
+from mlx_medlora.errors import Changed, InputError, Interrupted, MedloraError
 from mlx_medlora.files import (
     disk_is_full,
     keep_private,
@@ -38,16 +38,16 @@ class Workplace:
     def open(cls, output: Path, *, resume: bool) -> Workplace:
         """Take the directory of the run that writes `output`: with `resume` the one there is, else a new one.
 
-            What a run left that had saved no update yet is replaced: nothing is lost with it.
+        What a run left that had saved no update yet is replaced: nothing is lost with it.
         Raises InputError where `output` is taken, another process owns the directory, it holds a run and
         `resume` is false, or there is no run to resume.
         """
-        path = Path(os.path.abspath(output.parent)) / f".{output.name}.run"
+        shown, output = output, Path(os.path.abspath(output))  # "." has a name and a parent only then
+        path = output.with_name(f".{output.name}.run")
         if resume and (output / FINISHED).is_file():
             shutil.rmtree(path, ignore_errors=True)  # of a process that ended just after the last rename
-            raise InputError("this run is complete: there is nothing to resume", path=output)
-        refuse_nonempty(output)
-        output = Path(os.path.abspath(output))
+            raise InputError("this run is complete: there is nothing to resume", path=shown)
+        refuse_nonempty(shown)
         if resume and not path.is_dir():
             raise InputError(
                 "there is no run to resume",
@@ -87,10 +87,14 @@ class Workplace:
         return self.path / "output"
 
     def complete(self) -> None:
-        """Rename `finished` to the output; the run is then over. Killed before that, it can be resumed."""
+        """Rename `finished` to the output; the run is then over. Killed before that, it can be resumed.
+
+        Raises InputError where something has taken the output's name meanwhile: the run stays.
+        """
         keep_private(self.finished)
         sync_tree(self.finished)
-        os.replace(self.finished, self.output)
+        with plain_os_errors(self.output):
+            os.replace(self.finished, self.output)
         sync_path(self.output.parent)
         self._remove()
 
@@ -127,8 +131,8 @@ def ending(work: Workplace | None, again: str) -> Iterator[None]:
             raise MedloraError(message, hint=f"Free some space. {saved}") from error
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted("interrupted; the last checkpoint is whole", hint=saved) from error
-        if isinstance(error, MedloraError):
-            error.hint = f"{error.hint} {saved}" if error.hint else saved
+        if isinstance(error, MedloraError) and not isinstance(error, Changed):
+            error.hint = f"{error.hint.removesuffix('.')}. {saved}" if error.hint else saved
         raise
 
 

@@ -164,6 +164,11 @@ def test_missing_things_are_named(
     assert str(gone) in fail("convert", gone, output)
     assert str(gone) in fail("generate", "--model", there, "--prompt", "Seen?", "--image", gone)
     assert "prompt is empty" in fail("generate", "--model", there, "--prompt", " ")
+    for flag in ("--prompt", "--system"):
+        lone = ["--prompt", "Seen?", flag, "caf\udce9"]  # what a shell in Latin-1 passes
+        assert f"{flag} is not UTF-8" in fail("generate", "--model", there, *lone)
+    assert "--seed" in fail("generate", "--model", there, "--prompt", "Seen?", "--seed", "-5")
+    assert "--phantoms" in fail("prepare", "--phantoms", "9" * 20, "--output", tmp_path / "out")
     assert str(gone) in fail("prepare", gone, "--output", output)
     assert list(tmp_path.iterdir()) == []
 

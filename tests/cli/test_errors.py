@@ -22,6 +22,7 @@ from mlx_medlora.errors import GateNotMet, InputError, Interrupted, MedloraError
         (OSError(errno.ENOSPC, "No space left on device", "out/w"), 2, "out/w: No space left on device"),
         (PermissionError(errno.EACCES, "Permission denied", "secret"), 2, "secret: Permission denied"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "gone"), 2, "gone: No such file"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "long"), 2, "long: File name too long"),
         (OSError("plain"), 1, "internal error: OSError: plain"),
         (ZeroDivisionError("division by zero"), 1, "internal error: ZeroDivisionError: division by zero"),
         (ValueError(), 1, "internal error: ValueError: no message"),

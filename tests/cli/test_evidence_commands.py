@@ -86,6 +86,12 @@ def test_from_scores_to_a_threshold_and_a_comparison(
     assert status == 2
     assert "its cases are not those of" in said
     assert not (tmp_path / "c.json").exists()
+    told = runs["used"] / "predictions.jsonl"
+    before = told.read_bytes()
+    status, _, said = call("compare", runs["used"], runs["ignored"], "--output", told)
+    assert (status, told.read_bytes()) == (2, before)
+    assert "exists and is no comparison" in said
+    assert call("compare", runs["used"], runs["ignored"])[0] == 0  # its own file is written anew
 
     status, card, said = call(
         "eval", *tuned, "--method", "generate", "--max-tokens", "4", "--output", runs["words"]

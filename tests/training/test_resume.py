@@ -187,6 +187,36 @@ def test_what_is_there_is_not_overwritten(tiny_medgemma: Path, data: Path, tmp_p
         run_training(tiny_medgemma, data, output, SETTINGS, resume=True)
 
 
+def test_the_current_directory_can_be_the_output(
+    tiny_medgemma: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    interrupted(tiny_medgemma, data, Path("."))
+    assert work_of(tmp_path / "a").is_dir()
+    assert list((tmp_path / "a").iterdir()) == []
+    run_training(tiny_medgemma, data, Path("."), SETTINGS, resume=True)
+    assert (tmp_path / "a" / "run.json").is_file()
+    assert not work_of(tmp_path / "a").exists()
+
+
+def test_a_name_that_is_taken_meanwhile_costs_no_update(
+    tiny_medgemma: Path, data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "a"
+
+    def take() -> None:
+        output.mkdir()
+        (output / "mine.txt").touch()
+
+    with pytest.raises(InputError, match="cannot write: Directory not empty") as caught:
+        run_training(tiny_medgemma, data, output, SETTINGS, listeners=[at(Epoch, 3, take)])
+    assert caught.value.path == str(output)
+    assert "continue with" in str(caught.value.hint)
+    shutil.rmtree(output)
+    assert run_training(tiny_medgemma, data, output, SETTINGS, resume=True).record.updates == 6
+
+
 def test_keep_and_a_checkpoint_each_epoch(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
     for keep, kept in ((1, ["step-000005"]), (3, ["step-000003", "step-000004", "step-000005"])):
         output = tmp_path / str(keep)
@@ -236,6 +266,7 @@ def test_changes_are_named_and_refused(tiny_medgemma: Path, data: Path, tmp_path
     with pytest.raises(InputError, match=r"lr was 0.001, is 0.002; schedule was linear, is cosine") as caught:
         resume({"lr": 2e-3, "schedule": "cosine"})
     assert "--resume-anyway lr,schedule" in str(caught.value.hint)
+    assert "the same command" not in str(caught.value.hint)  # it would be refused again
     with pytest.raises(InputError, match=r"changed since the checkpoint: schedule was"):
         resume({"lr": 2e-3, "schedule": "cosine"}, "lr")
     with pytest.raises(InputError, match="shape cannot change within a run: rank was 2, is 4"):
