@@ -146,7 +146,9 @@ def evaluate(
     extras = Extras(seen, predictions, judged, demands)
     if suite:
         extras.run_suite(dataset, split)
-    written = write_evaluation(output, Evaluation(predictions), about, judged, then=extras.write)
+    written = write_evaluation(
+        output, Evaluation(predictions), about, judged, gates=demands, then=extras.write
+    )
     shown = {**written.model_dump(mode="json"), "output": str(output)}
     told = [] if seen is None else seen.dependence.sentences
     if seen is not None:

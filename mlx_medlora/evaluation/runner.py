@@ -6,11 +6,11 @@ the model write its answer greedily and reads the verdict from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import mlx.core as mx
 
@@ -21,11 +21,14 @@ from mlx_medlora.evaluation.prompts import PromptMaker
 from mlx_medlora.evaluation.readers import EVEN, Reader, Scorer, Verdict, Writer
 from mlx_medlora.evaluation.results import Prediction, Scorecard
 from mlx_medlora.evaluation.results.predictions import Method
-from mlx_medlora.evaluation.runs import PREDICTIONS, SCORECARD
+from mlx_medlora.evaluation.runs import HEATMAPS, PREDICTIONS, SCORECARD
 from mlx_medlora.files import atomic_directory, write_json, write_jsonl
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder
 from mlx_medlora.gemma.sharing import Batch
+
+if TYPE_CHECKING:
+    from mlx_medlora.evaluation.gate import Gate
 
 METHODS: tuple[Method, ...] = get_args(Method)
 Progress = Callable[[int, int], None]
@@ -111,18 +114,25 @@ def write_evaluation(
     about: dict[str, Any],
     card: Scorecard | None = None,
     *,
+    gates: Sequence[Gate] | None = None,
     then: Callable[[Path], None] | None = None,
 ) -> Scorecard:
-    """Write `scorecard.json` (with `about`: what was evaluated, how) and `predictions.jsonl`.
+    """Write `scorecard.json` (with `about`: what was evaluated, how), `predictions.jsonl`, `heatmaps.json`.
 
-    `card` is the scorecard where it is not the plain one; `then` is called with the directory in the making,
+    `card` is the scorecard where it is not the plain one, `gates` those that the heatmaps' cells are held
+    against, where they are not the dataset card's; `then` is called with the directory in the making,
     to add to it. Returns what was written. `output` is complete or absent. Raises InputError where it
     exists and is not an empty directory.
     """
+    from mlx_medlora.evaluation.gate import card_gates
+    from mlx_medlora.evaluation.heatmaps import heatmaps
+
     whole = (card or evaluation.scorecard).model_copy(update={"about": about})
+    cells = heatmaps(evaluation.predictions, whole, card_gates() if gates is None else gates)
     with atomic_directory(output) as work:
         write_jsonl(work / PREDICTIONS, (_row(p, whole.by) for p in evaluation.predictions))
         write_json(work / SCORECARD, whole.model_dump(mode="json"))
+        write_json(work / HEATMAPS, cells.model_dump(mode="json"))
         if then is not None:
             then(work)
     return whole

@@ -9,8 +9,8 @@ from mlx_medlora import __version__
 from mlx_medlora.cli.app import app, run
 
 COMMANDS = (
-    *("demo", "convert", "prepare", "plan", "train", "eval", "compare", "calibrate", "generate"),
-    *("fuse", "export", "import", "parity", "bench", "doctor"),
+    *("demo", "convert", "prepare", "plan", "train", "eval", "compare", "calibrate"),
+    *("generate", "heatmaps", "fuse", "export", "import", "parity", "bench", "doctor"),
 )
 HEAVY = (
     "mlx",
@@ -18,6 +18,7 @@ HEAVY = (
     "numpy",
     "transformers",
     "PIL",
+    "matplotlib",
     "scipy",
     "sklearn",
     "rich",
