@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test lint bench docs clean
+.PHONY: setup demo test lint bench docs audit ranges clean
 
 setup: .venv/dev
 
@@ -39,5 +39,16 @@ bench: .venv/dev
 docs: .venv/base
 	$(BIN)/python -m typer mlx_medlora.cli.app utils docs --name mlx-medlora --output docs/cli.md
 
+# Known vulnerabilities of what constraints.txt pins; asks pypi.org, and fails where that cannot answer.
+audit:
+	@test -x .audit/bin/pip-audit \
+	  || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet pip-audit; }
+	.audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+
+# The suite against the oldest and the newest mlx, mlx-lm, transformers and peft that pyproject.toml allows.
+ranges: .venv/dev
+	$(BIN)/python scripts/check_dependency_ranges.py oldest
+	$(BIN)/python scripts/check_dependency_ranges.py newest
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .audit demo

@@ -31,6 +31,11 @@ SETTINGS: list[dict[str, Any]] = [
     {"grad_checkpoint": "on", "length": 768},
     {"grad_checkpoint": "on", "target": ("q_proj", "down_proj")},
     {"grad_checkpoint": "on", "length": 512, "width": 1024, "mlp": 4096},
+    {"grad_checkpoint": "on", "length": 640, "batch_size": 2, "heads": 8},
+    {"grad_checkpoint": "on", "dropout": 0.0, "batch_size": 8},
+    {"grad_checkpoint": "on", "bits": 4, "target": ("q_proj", "gate_proj", "up_proj")},
+    {"grad_checkpoint": "on", "dtype": "bfloat16", "layers": 6, "width": 256, "mlp": 1024, "length": 96},
+    {"grad_checkpoint": "on", "layers": 12, "width": 768, "heads": 12, "groups": 4, "length": 300},
 ]
 GEOMETRY = {
     "layers": 8,
@@ -60,11 +65,12 @@ def measure(given: dict[str, Any]) -> tuple[int, int]:
     from mlx_medlora.gemma.model import build
     from mlx_medlora.lora.layers import attach
     from mlx_medlora.training.batches import collate
+    from mlx_medlora.training.buckets import costliest
     from mlx_medlora.training.examples import Example
     from mlx_medlora.training.features import FeatureCache
     from mlx_medlora.training.memory import predict_memory
     from mlx_medlora.training.settings import TrainSettings
-    from mlx_medlora.training.shapes import adapter_shape, longest_batch, row_shapes
+    from mlx_medlora.training.shapes import adapter_shape, row_shapes
     from mlx_medlora.training.step import Stepper
 
     size = {name: given.get(name, value) for name, value in GEOMETRY.items()}
@@ -93,7 +99,7 @@ def measure(given: dict[str, Any]) -> tuple[int, int]:
     ids = rng.integers(10, 1000, (settings.batch_size, size["length"])).astype(np.int32)
     supervised = np.arange(size["length"]) >= size["length"] - size["answer"]
     rows = [Example(row, supervised, (), str(i), str(i)) for i, row in enumerate(ids)]
-    shape = longest_batch(row_shapes(rows), settings.batch_size)
+    shape = costliest(row_shapes(rows), settings.batch_size)
     on = settings.grad_checkpoint == "on"
     predicted = predict_memory(config, adapter_shape(config, settings), settings, shape, checkpointing=on)
     stepper = Stepper(model, settings, total=10)

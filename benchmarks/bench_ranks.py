@@ -28,7 +28,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_medlora.gemma.config import ModelConfig, TextConfig, VisionConfig
-from mlx_medlora.gemma.model import build
+from mlx_medlora.gemma.model import Base, build
 from mlx_medlora.lora.layers import attach
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import FeatureCache
@@ -37,7 +37,7 @@ from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.trainer import Trainer
 
 ROWS, SOFT = 4, 64
-SETTINGS = TrainSettings(batch_size=ROWS, dropout=0.0)
+SETTINGS = TrainSettings(batch_size=ROWS, dropout=0.0, epochs=100, warmup=0.0)
 IMAGE = Path("image")
 
 
@@ -102,6 +102,20 @@ def compare(ranks: Ranks, pairs: int, updates: int, scratch: Path) -> None:
         spread = f"{min(ratios):.2f} to {max(ratios):.2f} over {pairs} pairs"
         print(f"2 ranks against 1, {ROWS} rows an update: {np.median(ratios):.2f} times ({spread})")
         print(f"gradients summed in each update: {sent / 1e6:.2f} MB")
+        sharded = trainer(ALONE, shards=ranks.size)
+        seconds(sharded, window, both.outcome.steps)
+        for name, one in (("one rank", alone), (f"one rank with --shards {ranks.size}", sharded)):
+            print(f"{name}, after {both.outcome.steps} updates: {apart(one.model, both.model)}")
+
+
+def apart(one: Base, other: Base) -> str:
+    """How far two adapters are from each other, element by element."""
+    pairs = zip(
+        tree_flatten(one.trainable_parameters()), tree_flatten(other.trainable_parameters()), strict=True
+    )
+    gaps = np.concatenate([np.abs(np.array(a) - np.array(b)).ravel() for (_, a), (_, b) in pairs])
+    over = int((gaps > 1e-6).sum())
+    return f"largest difference {gaps.max():.1e}, over 1e-6 in {over} of {gaps.size} elements"
 
 
 def seconds(trained: Trainer, window: list[list[Example]], updates: int) -> float:
@@ -111,7 +125,7 @@ def seconds(trained: Trainer, window: list[list[Example]], updates: int) -> floa
     return time.perf_counter() - start
 
 
-def trainer(ranks: Ranks) -> Trainer:
+def trainer(ranks: Ranks, shards: int | None = None) -> Trainer:
     mx.random.seed(0)
     config = geometry()
     model = build(config)
@@ -120,7 +134,7 @@ def trainer(ranks: Ranks) -> Trainer:
     model.train()
     features = FeatureCache({IMAGE: mx.random.normal((SOFT, config.text.hidden_size))})
     rows = [example(index, config) for index in range(ROWS)]
-    return Trainer(model, rows, [], features, SETTINGS, save=lambda kind: None, ranks=ranks)
+    return Trainer(model, rows, [], features, SETTINGS, save=lambda kind: None, ranks=ranks, shards=shards)
 
 
 def geometry() -> ModelConfig:

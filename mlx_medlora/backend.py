@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
 
+from mlx_medlora.errors import OutOfMemory
+
 NAMES = ("libopenblas.so.0", "libopenblas.so")
 _BUFFERS = {"MLX_MAX_OPS_PER_BUFFER": "16", "MLX_MAX_MB_PER_BUFFER": "40"}
+_LIBRARIES, _THREAD = 3 << 29, 1 << 28  # bytes of address space: libraries, and each processor's threads
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # glibc's malloc.h
 
 
@@ -37,6 +41,8 @@ def load_blas() -> Blas:
     if sys.platform != "linux":
         return Blas(None, "not needed on this platform")
     _keep_pages()
+    if _address_space_lacks():
+        return Blas(None, "the limit on address space (ulimit -v) leaves no room for it")
     if os.environ.get("MEDLORA_NO_OPENBLAS"):
         return Blas(None, "MEDLORA_NO_OPENBLAS is set")
     if "mlx.core" in sys.modules:
@@ -48,6 +54,27 @@ def load_blas() -> Blas:
             continue
         return Blas(name, "loaded")
     return Blas(None, "no system OpenBLAS: install it with `apt-get install libopenblas0-pthread`")
+
+
+def refuse_tight_limit() -> None:
+    """Raise OutOfMemory under a `ulimit -v` that is too tight for the libraries alone.
+
+    OpenBLAS, which NumPy and SciPy carry too, would ask for memory for ever as it loads.
+    """
+    if lacking := _address_space_lacks():
+        limit, needed = (f"{size / 2**30:.2f} GiB" for size in lacking)
+        raise OutOfMemory(
+            f"this process may use {limit} of address space; MLX, OpenBLAS and transformers need {needed} "
+            "before any model",
+            hint="Raise or lift the limit: ulimit -v unlimited",
+        )
+
+
+def _address_space_lacks() -> tuple[int, int] | None:
+    """The limit on address space and what is needed, where that is more."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    needed = _LIBRARIES + _THREAD * (os.cpu_count() or 1)
+    return (limit, needed) if limit != resource.RLIM_INFINITY and limit < needed else None
 
 
 def _shorten_buffers() -> None:

@@ -14,8 +14,10 @@ from mlx_medlora.cases.dataset import Dataset
 from mlx_medlora.cases.prepare import prepare_phantoms
 from mlx_medlora.cases.schema import Case
 from mlx_medlora.errors import Interrupted, NoSpace
+from mlx_medlora.evaluation.comparing import compare
 from mlx_medlora.evaluation.results import Scorecard
 from mlx_medlora.evaluation.runner import Evaluation, answer_case, evaluate, write_evaluation
+from mlx_medlora.evaluation.runs import read_run
 from mlx_medlora.evaluation.tables import accuracy, scorecard_table
 from mlx_medlora.features.settings import FeatureSettings
 from mlx_medlora.files import atomic_directory
@@ -23,6 +25,8 @@ from mlx_medlora.gemma.convert import convert
 from mlx_medlora.gemma.hub import EMBEDDED
 from mlx_medlora.gemma.processor import Encoder
 from mlx_medlora.lora.load import load
+from mlx_medlora.report.page import PAGE, write_page
+from mlx_medlora.report.sources import gather
 from mlx_medlora.settings import StrictModel
 from mlx_medlora.training.log import ProgressBar
 from mlx_medlora.training.run import run_training
@@ -70,27 +74,30 @@ class DemoResult(StrictModel):
             Panel(f"{shown.input}\n\n{answers}", title=f"one held-out case, {shown.id}", title_align="left"),
             f"{self.notice} {self.tuned.notice}",
             f"Held-out accuracy: {accuracy(self.base)} before, {accuracy(self.tuned)} tuned",
-            f"Wrote {self.output} in {self.seconds:.0f} s",
+            f"Wrote {self.output} in {self.seconds:.0f} s; open {Path(self.output) / 'tuned' / PAGE}",
         ]
 
 
 def run_demo(output: Path, *, say: Say = print) -> DemoResult:
-    """Run the path offline and write dataset, model, adapter and both evaluations under `output`.
+    """Run the path offline and write dataset, model, adapter, both evaluations and a page under `output`.
 
     `say` is told each step; `output` is complete or absent. Raises InputError where it exists and is not an
     empty directory, NoSpace where the disk is full.
     """
     try:
         with atomic_directory(output) as work:
-            found = _run(work, say)
+            found = _run(work, output, say)
     except NoSpace as error:  # it names a part of the directory that is gone
         raise NoSpace(f"no space left on the disk for {output}; nothing was kept", hint=error.hint) from error
     except Interrupted as error:  # the adapter it speaks of is gone with the rest
         raise KeyboardInterrupt from error
+    tuned = read_run(output / "tuned")
+    write_page(output / "tuned" / PAGE, gather(tuned, comparison=compare([read_run(output / "base"), tuned])))
     return found.model_copy(update={"output": str(output)})
 
 
-def _run(output: Path, say: Say) -> DemoResult:
+def _run(output: Path, final: Path, say: Say) -> DemoResult:
+    """The path, written into `output`, which becomes `final`."""
     start = perf_counter()
     data, model, adapter = output / "dataset", output / "model", output / "adapter"
     say(f"1/5  drawing {CASES} phantom cases")
@@ -99,13 +106,13 @@ def _run(output: Path, say: Say) -> DemoResult:
     convert(EMBEDDED, model, bits=None, dtype="float32")
     dataset = Dataset.open(data)
     say("3/5  scoring the base on held-out cases")
-    base = _scored(model, None, dataset, output / "base")
+    base = _scored(model, None, dataset, output / "base", final)
     say("4/5  training LoRA on q, v and o of the text stack")
     with ProgressBar() as bar:
         in_memory = FeatureSettings(memory=True)  # the demo's images are used once
         run_training(model, data, adapter, settings(), features=in_memory, listeners=[bar])
     say("5/5  scoring the tuned model on the same cases")
-    tuned = _scored(model, adapter, dataset, output / "tuned")
+    tuned = _scored(model, adapter, dataset, output / "tuned", final)
     return DemoResult(
         base=base.scorecard,
         tuned=tuned.scorecard,
@@ -120,10 +127,11 @@ def settings() -> TrainSettings:
     return TrainSettings(epochs=EPOCHS, lr=LEARNING_RATE, batch_size=BATCH_SIZE, seed=SEED)
 
 
-def _scored(model: Path, adapter: Path | None, dataset: Dataset, output: Path) -> Evaluation:
+def _scored(model: Path, adapter: Path | None, dataset: Dataset, output: Path, final: Path) -> Evaluation:
     network, processor = load(str(model), adapter)
     found = evaluate(network, Encoder(processor, network.config), dataset, "test", batch_size=20)
-    about: dict[str, Any] = {"model": EMBEDDED, "adapter": adapter and adapter.name, "split": "test"}
+    about: dict[str, Any] = {"model": EMBEDDED, "adapter": adapter and str(final / adapter.name)}
+    about |= {"data": str(final / dataset.root.name), "split": "test"}
     about["split_sha256"] = dataset.fingerprint("test")
     write_evaluation(output, found, {**about, "method": "score", "note": TOY})
     return found

@@ -55,6 +55,14 @@ class NoSpace(MedloraError):
     exit_code = 2
 
 
+class NotANumber(MedloraError):
+    """A loss or a gradient is NaN or infinite; what was computed from it has reached nothing."""
+
+
+class OutOfMemory(MedloraError):
+    """The machine, or a limit on this process, gives no more memory; the command exits with status 1."""
+
+
 class GateNotMet(MedloraError):
     """A required clinical gate was not met; the command exits with status 3."""
 
@@ -65,3 +73,25 @@ class Interrupted(MedloraError):
     """The user interrupted the run after its state was saved; the command exits with status 130."""
 
     exit_code = 130
+
+
+# What MLX says on Metal, CUDA and the CPU, the system's loader, and OpenBLAS's callers; all in lower case.
+_MEMORY_WORDS = (
+    "unable to allocate",
+    "attempting to allocate",
+    "insufficient memory",
+    "out of memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "failed to map segment",
+    "can't start new thread",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that there is no more memory: Python's own, or a library's in its words."""
+    if isinstance(error, (MemoryError, OutOfMemory)):
+        return True
+    if isinstance(error, MedloraError) or not isinstance(error, (RuntimeError, OSError, ImportError)):
+        return False
+    return any(words in str(error).lower() for words in _MEMORY_WORDS)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mlx_medlora.errors import InputError, NoSpace
+from mlx_medlora.jsontext import parse_json
+from mlx_medlora.textfiles import read_text
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last: FAT32 beyond 4 GiB, `ulimit -f`
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
 
 
 def refuse_nonempty(target: Path) -> None:
@@ -31,11 +35,22 @@ def refuse_nonempty(target: Path) -> None:
         )
 
 
+def refuse_unwritable(target: Path) -> None:
+    """Raise InputError unless a directory can take the place of `target`: asked before hours of work."""
+    refuse_nonempty(target)
+    target = Path(os.path.abspath(target))
+    with plain_os_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rmdir(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+
+
 @contextmanager
-def atomic_directory(target: Path) -> Iterator[Path]:
+def atomic_directory(target: Path, *, private: bool = False) -> Iterator[Path]:
     """Yield a new directory beside `target`; rename it to `target` when the block ends well.
 
-    On any exception the new directory is removed and `target` stays as it was.
+    On any exception the new directory is removed and `target` stays as it was. `private`: what may hold
+    something of patients is for the user alone (0700, files 0600), whatever the umask. What a process left
+    that was killed meanwhile, `.NAME.XXXXXXXX.partial`, is removed by the next one that writes `target`.
     Raises InputError where `target` exists and is not an empty directory or its parent cannot be
     written, NoSpace where the disk is full.
     """
@@ -43,17 +58,66 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     refuse_nonempty(target)
     with plain_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-        work.chmod(0o777 & ~_umask())  # mkdtemp gives 0700: what is written here may be for others to read
+        _clear_abandoned(target)
+        work, lock = _new_partial(target)
     try:
         with plain_os_errors(target):
+            if not private:
+                work.chmod(0o777 & ~_umask())  # mkdtemp gives 0700: this may be for others to read
             yield work
+            if private:
+                keep_private(work)
             sync_tree(work)
             os.replace(work, target)
             sync_path(target.parent)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+    finally:
+        os.close(lock)
+
+
+def _new_partial(target: Path) -> tuple[Path, int]:
+    """A new directory beside `target`, and the descriptor whose lock says that it is in use."""
+    while True:
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        lock = os.open(work, os.O_RDONLY)
+        with suppress(OSError):  # a disk without locks: nothing is ever cleared there
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if work.is_dir():
+            return work, lock
+        os.close(lock)  # another process took it for abandoned before it was locked
+
+
+def _clear_abandoned(target: Path) -> None:
+    """Remove the directories of processes that were killed while they wrote `target`: no lock is on them."""
+    left = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}\.partial")
+    for path in [path for path in target.parent.iterdir() if left.fullmatch(path.name)]:
+        with suppress(OSError):
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path)
+            finally:
+                os.close(lock)
+
+
+def keep_private(path: Path) -> None:
+    """Give a file, or a directory with all that is in it, to its owner alone: 0600, directories 0700."""
+    if not path.is_dir():
+        path.chmod(0o600)
+        return
+    path.chmod(0o700)
+    for folder, directories, names in os.walk(path):
+        for name in directories:
+            (Path(folder) / name).chmod(0o700)
+        for name in names:
+            (Path(folder) / name).chmod(0o600)
+
+
+def private_opener(name: str, flags: int) -> int:
+    """For `open(..., opener=private_opener)`: a file that is made is its owner's alone."""
+    return os.open(name, flags, 0o600)
 
 
 def _umask() -> int:
@@ -70,7 +134,7 @@ def plain_os_errors(target: Path) -> Iterator[None]:
     except Exception as error:
         if disk_is_full(error):
             raise NoSpace(
-                f"no space left on the disk while writing {target}; nothing was kept",
+                f"{why_full(error)} while writing {target}; nothing was kept",
                 hint="Free some space or choose an --output on another disk.",
             ) from error
         if isinstance(error, OSError) and error.errno in _REFUSED:
@@ -86,6 +150,13 @@ def disk_is_full(error: BaseException) -> bool:
     if type(error).__name__ != "SafetensorError":
         return False
     return any(f"(os error {code})" in str(error) for code in _FULL)
+
+
+def why_full(error: BaseException) -> str:
+    """What a person reads of an error that is `disk_is_full`."""
+    if f"(os error {errno.EFBIG})" in str(error) or getattr(error, "errno", None) == errno.EFBIG:
+        return "a file grew larger than the disk (FAT32: 4 GiB) or `ulimit -f` allows"
+    return "no space left on the disk"
 
 
 def sync_path(path: Path) -> None:
@@ -120,7 +191,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_json_whole(path: Path, value: object) -> None:
-    """As `write_json`, in one move: what stood there before stays, or the new file is complete.
+    """As `write_json`, its owner's alone and in one move: the old file stays, or the new one is complete.
 
     Raises InputError or NoSpace where it cannot be written.
     """
@@ -128,6 +199,22 @@ def write_json_whole(path: Path, value: object) -> None:
     with plain_os_errors(path):
         try:
             write_json(partial, value)
+            keep_private(partial)
+            sync_path(partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Write UTF-8 text in one move: what stood there before stays, or the new file is complete.
+
+    Raises InputError or NoSpace where it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with plain_os_errors(path):
+        try:
+            partial.write_text(text, encoding="utf-8", newline="\n")
             sync_path(partial)
             os.replace(partial, path)
         finally:
@@ -142,14 +229,5 @@ def write_jsonl(path: Path, rows: Iterable[object]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file. Raises InputError (with the line) where it is absent or malformed."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise InputError("no such file", path=path) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 text (byte {error.start})", path=path) from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"not valid JSON: {error.msg}", path=path, line=error.lineno) from error
-    except RecursionError as error:
-        raise InputError("JSON is nested too deeply", path=path) from error
+    """Parse a JSON file of settings. Raises InputError (with the line) where it is absent or malformed."""
+    return parse_json(read_text(path), path)

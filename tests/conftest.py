@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import mlx_medlora.gemma  # noqa: F401  (loads the fast BLAS before anything imports mlx)
+from mlx_medlora import privacy
 from mlx_medlora.features.settings import FeatureSettings
 from mlx_medlora.gemma.config import ModelConfig, TextConfig, VisionConfig
 from mlx_medlora.gemma.model import Gemma3
@@ -28,6 +30,14 @@ def own_features(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     """Each test has a store of image features of its own: shared datasets stay as they are."""
     store = tmp_path_factory.mktemp("features") / "store"
     monkeypatch.setattr(FeatureSettings, "place", lambda self, data: self.directory or store)
+
+
+@pytest.fixture(autouse=True)
+def fresh_privacy() -> Iterator[None]:
+    """What one test read or showed of cases is nothing to the next."""
+    privacy.forget()
+    yield
+    privacy.forget()
 
 
 @pytest.fixture(scope="session")

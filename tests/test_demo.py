@@ -29,6 +29,9 @@ def test_a_finished_demo_is_all_there(tmp_path: Path) -> None:
         "tuned",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    page = (tmp_path / "out" / "tuned" / "report.html").read_text()
+    for wanted in ("toy", "Compared with other runs", "Training curves", "data:image/webp"):
+        assert wanted in page
 
 
 @pytest.mark.usefixtures("small")

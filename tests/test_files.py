@@ -55,6 +55,29 @@ def test_another_failure_of_safetensors_is_not_taken_for_a_full_disk(tmp_path: P
         raise SafetensorError("Error while serializing: I/O error: (os error 5)")
 
 
+def test_what_a_killed_process_left_is_cleared_and_what_is_in_use_is_not(tmp_path: Path) -> None:
+    """Names that only look like it, of other targets and of people, stay."""
+    left = [".new.abcd_123.partial", ".new.zzzzzzzz.partial"]
+    kept = [
+        ".new.abc.partial",
+        ".new.other.abcd1234.partial",
+        "new.abcd1234.partial",
+        ".old.abcd1234.partial",
+    ]
+    for name in left + kept:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text("a")
+    (tmp_path / ".new.linked00.partial").symlink_to(tmp_path / kept[3])
+    with atomic_directory(tmp_path / "new") as first:
+        (first / "a.txt").write_text("first")
+        assert sorted(os.listdir(tmp_path)) == sorted([*kept, ".new.linked00.partial", first.name])
+        with pytest.raises(RuntimeError), atomic_directory(tmp_path / "new"):
+            assert first.is_dir(), "another process's, under way"
+            raise RuntimeError
+        assert (first / "a.txt").read_text() == "first"
+    assert sorted(os.listdir(tmp_path)) == sorted([*kept, ".new.linked00.partial", "new"])
+
+
 def test_bad_json_names_its_line(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{\n "a": 1,\n}')
     with pytest.raises(InputError, match=r"a\.json:3: not valid JSON"):

@@ -6,8 +6,10 @@ import hashlib
 import json
 from pathlib import Path
 
+from mlx_medlora import privacy
 from mlx_medlora.cases.rows import read_jsonl
 from mlx_medlora.cases.schema import Case, parse_case
+from mlx_medlora.cases.source import DataSource, read_source
 from mlx_medlora.errors import InputError
 from mlx_medlora.files import sha256
 
@@ -26,6 +28,7 @@ class Dataset:
     @classmethod
     def open(cls, directory: str | Path) -> Dataset:
         """Open a dataset directory. Raises InputError where it is none or has no split."""
+        privacy.cases_read()
         root = Path(directory)
         if not root.exists():
             raise InputError("no such dataset directory", path=root, hint=_HINT)
@@ -56,7 +59,7 @@ class Dataset:
         for line, row in read_jsonl(path):
             case = parse_case(row, path, line)
             if case.id in lines:
-                message = f"the id {case.id!r} was used on line {lines[case.id]} already"
+                message = f"the id {case.id!r:.200} was used on line {lines[case.id]} already"
                 raise InputError(message, path=path, line=line, hint="Give every case its own id.")
             lines[case.id] = line
             self.image_files(case)
@@ -64,6 +67,10 @@ class Dataset:
         if not cases:
             raise InputError(f"the split {split!r} is empty", path=path, hint=_HINT)
         return cases
+
+    def source(self) -> DataSource | None:
+        """The mark of where the data comes from, None without one. Raises InputError where it is damaged."""
+        return read_source(self.root)
 
     def refuse_shared_ids(self) -> None:
         """Raise InputError, with file and line, for an id that stands in two splits."""
@@ -105,10 +112,10 @@ class Dataset:
             image, exists = self._real_root, False
         place = self.root / case.where.rsplit(":", 1)[0] if case.line else self.root
         if not image.is_relative_to(self._real_root):
-            message = f"the image {relative!r} lies outside the dataset directory"
+            message = f"the image {privacy.named(relative)} lies outside the dataset directory"
             raise InputError(message, path=place, line=case.line)
         if not exists:
-            message = f"the image {relative!r} of case {case.id!r} does not exist"
+            message = f"the image {privacy.named(relative)} of case {case.id!r:.200} does not exist"
             raise InputError(message, path=place, line=case.line)
         return image
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from mlx_medlora import privacy
 from mlx_medlora.cases.images import open_image
 from mlx_medlora.cases.schema import refuse_escape
 from mlx_medlora.errors import InputError
@@ -29,20 +30,25 @@ class ImageFolder:
         Raises InputError for one that is missing, unreadable or outside the folder, through a link as well.
         """
         if self._root is None:
-            raise InputError(f"the row names the image {name!r}, but no image directory was given (--images)")
+            named = privacy.named(name)
+            raise InputError(f"the row names the image {named}, but no image directory was given (--images)")
         try:
             refuse_escape(name)
         except ValueError as error:
             raise InputError(str(error)) from error
         posix = name.replace("\\", "/")
         for candidate in dict.fromkeys((posix, posix.removeprefix("images/"))):
-            path = (self._root / candidate).resolve()
+            try:
+                path = (self._root / candidate).resolve()
+                found = path.is_file()
+            except (OSError, RuntimeError):  # a name too long, a loop of links
+                continue
             if not path.is_relative_to(self._root):
-                raise InputError(f"the image {name!r} lies outside {self._directory}")
-            if path.is_file():
+                raise InputError(f"the image {privacy.named(name)} lies outside {self._directory}")
+            if found:
                 self._check(path)
                 return path
-        raise InputError(f"the image {name!r} is not in {self._directory}")
+        raise InputError(f"the image {privacy.named(name)} is not in {self._directory}")
 
     def digest(self, path: Path) -> str:
         """SHA-256 of an image that `find` returned; files with the same bytes are the same image."""

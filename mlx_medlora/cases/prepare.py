@@ -13,6 +13,7 @@ from mlx_medlora.cases import phantoms
 from mlx_medlora.cases.card import INSTRUCTION, Label
 from mlx_medlora.cases.image_folder import ImageFolder, copy_images, unique_names
 from mlx_medlora.cases.schema import Case, Metadata
+from mlx_medlora.cases.source import DataSource, read_source
 from mlx_medlora.cases.splitting import Keys, assign, split_sizes
 from mlx_medlora.cases.statistics import Statistics
 from mlx_medlora.cases.table import SourceCase, read_table
@@ -46,6 +47,7 @@ class PreparedDataset(Statistics):
     """What was written, and where."""
 
     output: Path
+    data_source: DataSource | None = None
 
 
 def prepare_table(
@@ -56,13 +58,16 @@ def prepare_table(
     val: float = 0.2,
     test: float = 0.0,
     seed: int = 0,
+    data_source: DataSource | None = None,
 ) -> PreparedDataset:
     """Turn a CSV, JSON or JSON Lines table and a folder of images into a dataset directory.
 
+    `data_source` marks where the data comes from; rows of another dataset's directory bring its mark along.
     `val` and `test` are shares below 1, or counts. Cases of one patient, or of one image, stay in one split.
     Raises InputError, listing all bad rows with their lines, and then writes nothing.
     """
     refuse_nonempty(output)
+    mark = data_source or read_source(cases_file.parent)
     folder = ImageFolder(images_dir)
     sources = read_table(cases_file, folder.find)
     sides = _sides(sources, folder, split_sizes(len(sources), {"val": val, "test": test}), seed)
@@ -70,8 +75,12 @@ def prepare_table(
     splits: dict[str, list[Case]] = {side: [] for side in ("train", "val", "test") if side in sides}
     for source, side in zip(sources, sides, strict=True):
         splits[side].append(_renamed(source, names))
-    counts = write_dataset(output, splits, lambda directory: copy_images(names, directory), _TABLE_README)
-    return PreparedDataset(**counts.model_dump(), output=output)
+
+    def write_images(directory: Path) -> None:
+        copy_images(names, directory)
+
+    counts = write_dataset(output, splits, write_images, _TABLE_README, mark)
+    return PreparedDataset(**counts.model_dump(), output=output, data_source=mark)
 
 
 def prepare_phantoms(

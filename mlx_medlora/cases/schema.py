@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from mlx_medlora import privacy
 from mlx_medlora.cases.card import Label
 from mlx_medlora.errors import InputError
 from mlx_medlora.settings import describe
@@ -41,7 +42,7 @@ _ANSWER = re.compile(r"(ERROR|CORRECT) - \S")
 class Metadata(BaseModel):
     """What is known about a case beside its text; fields not named here are kept as they are."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
 
     modality: Text
     error_type: Text = "none"
@@ -60,7 +61,7 @@ class Case(BaseModel):
     Rows without an image are text-only.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     id: Text
     instruction: Text
@@ -135,14 +136,15 @@ def refuse_escape(path: str) -> None:
     """Raise ValueError for a path that is absolute or climbs out with `..`, on any operating system."""
     pure, windows = PurePosixPath(path), PureWindowsPath(path)
     if pure.is_absolute() or windows.drive or windows.root:
-        raise ValueError(f"the image path {path!r} is absolute; it must be relative")
+        raise ValueError(f"the image path {privacy.named(path)} is absolute; it must be relative")
     if ".." in pure.parts or ".." in windows.parts or "\0" in path:
-        raise ValueError(f"the image path {path!r} leaves its directory")
+        raise ValueError(f"the image path {privacy.named(path)} leaves its directory")
 
 
 def faults(error: ValidationError) -> str:
-    """Every fault of a row in one line, in the words of a table."""
-    return describe(error).replace("unknown option", "unknown field").replace("Value error, ", "")
+    """Every fault of a row in one line, in the words of a table; values as far as they may be shown."""
+    told = describe(error, value=privacy.shown, name=privacy.named)
+    return told.replace("unknown option", "unknown field").replace("Value error, ", "")
 
 
 def parse_case(row: object, path: object, line: int) -> Case:
@@ -152,6 +154,7 @@ def parse_case(row: object, path: object, line: int) -> Case:
     try:
         case = Case.model_validate(row)
     except ValidationError as error:
-        raise InputError(faults(error), path=str(path), line=line) from error
+        told = faults(error)
+        raise InputError(told, path=str(path), line=line, hint=privacy.hint(told)) from error
     case._source = (str(path).replace("\\", "/").rsplit("/", 1)[-1], line)
     return case

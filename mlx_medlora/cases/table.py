@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
 
+from mlx_medlora import privacy
 from mlx_medlora.cases.card import INSTRUCTION, Label, answer, case_text
 from mlx_medlora.cases.schema import Case, Metadata, Severity, Text, faults, refuse_escape
-from mlx_medlora.cases.table_files import CSV_KINDS, BadRow, Row, read_rows
+from mlx_medlora.cases.table_files import CSV_KINDS, MAX_COLUMNS, MOST_FAULTS, BadRow, Row, read_rows
 from mlx_medlora.errors import InputError
 
 REQUIRED_COLUMNS = ("id", "modality", "image", "age", "gender", "finding", "treatment", "label")
@@ -34,7 +35,7 @@ PlainText = Annotated[Text, BeforeValidator(_plain)]
 class TableRow(BaseModel):
     """One row in the table's columns; further columns are kept as metadata."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
 
     id: PlainText
     modality: Text
@@ -111,12 +112,15 @@ def read_table(path: Path, find_image: Callable[[str], Path]) -> list[SourceCase
 
     Raises one InputError that lists all bad rows with their lines.
     """
+    privacy.cases_read()
     rows = read_rows(path)
     _check_columns(rows, path)
     sources: list[SourceCase] = []
     problems: list[tuple[int, str]] = []
     lines: dict[str, int] = {}
     for line, row in rows:
+        if len(problems) == MOST_FAULTS:
+            break
         try:
             case = _parse(row)
             if case.id in lines:
@@ -154,6 +158,8 @@ def _check_columns(rows: list[Row], path: Path) -> None:
     names = {name for _, row in rows if isinstance(row, dict) and not is_card_row(row) for name in row}
     if not names:
         return
+    if len(names) > MAX_COLUMNS:
+        raise InputError(f"the rows name {len(names):,} different columns", path=path, line=rows[0][0])
     needed = REQUIRED_COLUMNS if path.suffix.lower() in CSV_KINDS else _NEVER_EMPTY
     lacking = [name for name in needed if name not in names]
     known = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
@@ -175,11 +181,14 @@ def _raise_all(problems: list[tuple[int, str]], path: Path) -> None:
     if not problems:
         return
     if len(problems) == 1:
-        raise InputError(problems[0][1], path=path, line=problems[0][0])
+        line, text = problems[0]
+        raise InputError(text, path=path, line=line, hint=privacy.hint(text))
     listed = [f"  line {line}: {text}" for line, text in problems[:_LISTED_FAULTS]]
     if len(problems) > _LISTED_FAULTS:
         listed.append(f"  and {len(problems) - _LISTED_FAULTS} more")
-    raise InputError("\n".join([f"{len(problems)} rows are wrong:", *listed]), path=path)
+    count = f"{len(problems)}{' or more' if len(problems) == MOST_FAULTS else ''}"
+    message = "\n".join([f"{count} rows are wrong:", *listed])
+    raise InputError(message, path=path, hint=privacy.hint(message))
 
 
 def _one_or_list(names: tuple[str, ...]) -> str | list[str] | None:

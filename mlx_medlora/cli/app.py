@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from mlx_medlora import __version__
+from mlx_medlora import __version__, network, privacy
+from mlx_medlora.backend import refuse_tight_limit
 from mlx_medlora.cli import (
     bench,
     calibrate,
@@ -25,6 +26,7 @@ from mlx_medlora.cli import (
     parity,
     plan,
     prepare,
+    report,
     train,
 )
 from mlx_medlora.cli.options import examples
@@ -44,7 +46,7 @@ app = typer.Typer(
 )
 
 for group in (
-    *(demo, convert, prepare, plan, train, eval, compare, heatmaps, calibrate, generate),
+    *(demo, convert, prepare, plan, train, eval, report, compare, heatmaps, calibrate, generate),
     *(fuse, exchange, parity, bench, doctor),
 ):
     group.add_to(app)
@@ -73,11 +75,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (sys.argv's where None), say any error, return the exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        refuse_tight_limit()
         status = app(args=given or ["--help"], prog_name="mlx-medlora", standalone_mode=False, obj=given)
     except (Exception, KeyboardInterrupt) as error:
         return errors.say(error)
     finally:
         out.reset()
+        network.forbid(False)
+        privacy.forget()
     if status == errors.INTERRUPTED:  # Typer turns Ctrl-C into this status
         return errors.say(KeyboardInterrupt())
     return status if isinstance(status, int) else 0

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mlx_medlora.cli.options import Json, examples
+from mlx_medlora.cli.options import Json, Offline, VerboseCases, examples
 from mlx_medlora.cli.output import out
 from mlx_medlora.errors import InputError, MedloraError
 
@@ -44,6 +44,8 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="With --claims: toy sizes, only to see that they run.")
     ] = False,
+    offline: Offline = False,
+    verbose_cases: VerboseCases = False,
     json: Json = False,
 ) -> None:
     """Time this machine: matrix products, training steps, scored cases.

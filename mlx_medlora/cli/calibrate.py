@@ -14,8 +14,12 @@ from mlx_medlora.cli.options import (
     Json,
     Model,
     NoFeatures,
+    Offline,
+    VerboseCases,
+    Verify,
     examples,
     feature_settings,
+    verify_model,
 )
 from mlx_medlora.cli.output import out
 from mlx_medlora.errors import InputError
@@ -63,6 +67,9 @@ def calibrate(
     features: FeaturesAt = None,
     features_limit: FeaturesLimit = None,
     no_features: NoFeatures = False,
+    offline: Offline = False,
+    verbose_cases: VerboseCases = False,
+    verify: Verify = False,
     json: Json = False,
 ) -> None:
     """Choose an adapter's operating point: when a case is flagged.
@@ -83,6 +90,7 @@ def calibrate(
     detect(adapter)
     refuse_existing(adapter, replace=replace)
     dataset = opened(data, split)
+    verify_model(model, verify)
     found = answered(model, adapter, dataset, split, kept, batch_size=batch_size)
     chosen_on = dataset.fingerprint(split)
     warn_of_training_cases(adapter, chosen_on)

@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from mlx_medlora.cli.options import Json, examples
+from mlx_medlora.cli.options import Json, Offline, examples
 from mlx_medlora.cli.output import out
 
 EXAMPLES = examples(
     "mlx-medlora convert google/medgemma-4b-it models/medgemma-4b --bits 4",
     "mlx-medlora convert downloads/medgemma-4b-it models/medgemma-4b-bf16",
+    "mlx-medlora convert google/medgemma-4b-it models/medgemma-4b --offline",
     "mlx-medlora convert tiny-medgemma models/tiny --dtype float32",
 )
 
@@ -34,6 +35,7 @@ def convert(
     dtype: Annotated[
         Literal["bfloat16", "float32"], typer.Option(help="Of everything that is not quantised.")
     ] = "bfloat16",
+    offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Make an MLX directory from MedGemma's weights.

@@ -7,13 +7,14 @@ import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from mlx_medlora import __version__
-from mlx_medlora.cli.options import Json, examples
+from mlx_medlora.cli.options import Json, Verify, examples, verify_model
 from mlx_medlora.cli.output import out
+from mlx_medlora.errors import InputError
 
 PACKAGES = (
     "mlx-medlora",
@@ -27,7 +28,11 @@ PACKAGES = (
 )
 GIB = 2**30
 
-EXAMPLES = examples("mlx-medlora doctor", "mlx-medlora doctor --json")
+EXAMPLES = examples(
+    "mlx-medlora doctor",
+    "mlx-medlora doctor --json",
+    "mlx-medlora doctor --model models/medgemma-4b --verify",
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -35,9 +40,19 @@ def add_to(app: typer.Typer) -> None:
     app.command("doctor", epilog=EXAMPLES)(doctor)
 
 
-def doctor(json: Json = False) -> None:
-    """Say what this machine offers and lacks."""
+def doctor(
+    model: Annotated[
+        str | None,
+        typer.Option(help="A model to check as well: are its files whole?", metavar="MODEL"),
+    ] = None,
+    verify: Verify = False,
+    json: Json = False,
+) -> None:
+    """Say what this machine offers and lacks, and whether a model's files are whole."""
     out.use_json(json)
+    if verify and model is None:
+        raise InputError("--verify is given without --model", hint="Say which model: --model DIR.")
+    checked = {} if model is None else {"model": _checked(model, verify)}
     found = {
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -46,10 +61,24 @@ def doctor(json: Json = False) -> None:
         "memory": _memory(),
         "disk_free_gib": _gib(shutil.disk_usage(Path.cwd()).free),
         "embedded_model": _embedded(),
+        **checked,
     }
     out.result(found, _table(found))
     for advice in _advice(found):
         out.warning(advice)
+
+
+def _checked(model: str, verify: bool) -> dict[str, Any]:
+    """Where a model is and what was compared. Raises InputError naming a file that is not as it was."""
+    from mlx_medlora.gemma.hub import resolve
+    from mlx_medlora.gemma.manifest import MANIFEST
+    from mlx_medlora.gemma.weights import open_checkpoint
+
+    verify_model(model, verify)
+    directory = resolve(model, offline=True)
+    open_checkpoint(directory)  # headers: shards that are missing or cut off
+    sizes = "compared with the manifest" if (directory / MANIFEST).is_file() else "of its weights fit"
+    return {"path": str(directory), "sizes": sizes, "hashes": "compared" if verify else "not compared"}
 
 
 def _version(name: str) -> str | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mlx_medlora.cli.health import AskGeneral, Checkup
 from mlx_medlora.cli.options import (
     Adapter,
     Data,
@@ -17,9 +18,13 @@ from mlx_medlora.cli.options import (
     Json,
     Model,
     NoFeatures,
+    Offline,
     Output,
+    VerboseCases,
+    Verify,
     examples,
     feature_settings,
+    verify_model,
 )
 from mlx_medlora.cli.output import out
 
@@ -32,15 +37,19 @@ EXAMPLES = examples(
     "mlx-medlora eval --model models/medgemma-4b --data lora_training --output runs/base",
     "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases --output runs/first",
     "mlx-medlora eval --model tiny-medgemma --data lora_training --method generate --output runs/words",
+    "mlx-medlora eval --model /volumes/usb/medgemma-4b --data cases --output runs/copied --verify",
     "mlx-medlora eval --model models/medgemma-4b --data cases --by gender --by site --output runs/groups",
     "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases --split test "
     "--gates gates.yaml --require-gates --output runs/gated",
     "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases "
     "--ignore-operating-point --margin 0.02 --output runs/plain",
+    "mlx-medlora eval --model models/medgemma-4b --data cases --no-report --output runs/figures-only",
     "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases --split test "
     "--suite --output models/first-benchmarks",
     "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases --split test "
     "--dependence --occlusion xray_00012,mri_00007 --occlusion-grid 14 --output runs/looked",
+    "mlx-medlora eval --model models/medgemma-4b --adapter adapters/first --data cases --no-forgetting "
+    "--output runs/quick",
 )
 
 
@@ -79,6 +88,9 @@ def evaluate(
         typer.Option(min=0.001, max=0.5, help="Tell how many cases give the accuracy to within this."),
     ] = 0.05,
     ignore_operating_point: IgnorePoint = False,
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="Write no report.html; `report` makes it later.")
+    ] = False,
     dependence: Annotated[
         bool,
         typer.Option(
@@ -98,17 +110,21 @@ def evaluate(
         int,
         typer.Option(min=2, max=56, help="Patches a side of --occlusion; the tower runs for each."),
     ] = 7,
+    forgetting: AskGeneral = True,
     features: FeaturesAt = None,
     features_limit: FeaturesLimit = None,
     no_features: NoFeatures = False,
+    offline: Offline = False,
+    verbose_cases: VerboseCases = False,
+    verify: Verify = False,
     json: Json = False,
 ) -> None:
     """Measure a model on one split of a dataset.
 
     Every figure with its 95 % interval, for all cases and each group, held against gates.
-    Writes scorecard.json, predictions.jsonl and heatmaps.json; with --dependence or --occlusion
-    dependence.json, with --suite suite.json and heatmaps/.
-    Research tool, not a medical device.
+    Writes scorecard.json, predictions.jsonl, heatmaps.json and report.html, a page with the cases' text and
+    images: keep it as you keep the dataset. With --adapter health.json too. --dependence and --occlusion add
+    dependence.json, --suite adds suite.json and heatmaps/. Research tool, not a medical device.
     """
     out.use_json(json)
     from mlx_medlora.cli.answering import opened, session, warn_of_training_cases
@@ -117,10 +133,11 @@ def evaluate(
     from mlx_medlora.evaluation.gate import CARD, judge, read_gates, require, target_of
     from mlx_medlora.evaluation.metrics import FIELDS, check_fields, score
     from mlx_medlora.evaluation.runner import Evaluation, write_evaluation
-    from mlx_medlora.files import refuse_nonempty
+    from mlx_medlora.files import refuse_unwritable
 
     kept = feature_settings(features, features_limit, no_features)
-    refuse_nonempty(output)
+    refuse_unwritable(output)
+    checkup = Checkup(model, adapter, forgetting)
     demands = read_gates(gates, (*FIELDS, *(by or [])))
     point = _point(adapter, method, ignore_operating_point)
     dataset = opened(data, split)
@@ -130,6 +147,7 @@ def evaluate(
     )
     fingerprint = dataset.fingerprint(split)
     warn_of_training_cases(adapter, fingerprint)
+    verify_model(model, verify)
     with session(model, adapter, dataset, split, kept) as asked:
         found = asked.answer(
             dataset, split, f"answering {split}", method=method, batch_size=batch_size, max_tokens=max_tokens
@@ -139,6 +157,7 @@ def evaluate(
         if looking.wanted:
             decide = partial(_redecided, point)
             seen = look(asked, dataset, split, predictions, looking, decide, batch_size)
+        checkup.ask(asked.network, asked.encoder)
     card = score(predictions, by=by or [], point=applied, target=target_of(demands), margin=margin)
     report = judge(demands, card, CARD if gates is None else str(gates))
     about = _about(model, adapter, data, split, method, fingerprint)
@@ -146,10 +165,16 @@ def evaluate(
     extras = Extras(seen, predictions, judged, demands)
     if suite:
         extras.run_suite(dataset, split)
+    last = [] if no_report else [_write_report]  # it reads what the others write
     written = write_evaluation(
-        output, Evaluation(predictions), about, judged, gates=demands, then=extras.write
+        output,
+        Evaluation(predictions),
+        about,
+        judged,
+        gates=demands,
+        then=[extras.write, checkup.write, *last],
     )
-    shown = {**written.model_dump(mode="json"), "output": str(output)}
+    shown = {**written.model_dump(mode="json"), **checkup.results(), "output": str(output)}
     told = [] if seen is None else seen.dependence.sentences
     if seen is not None:
         shown["dependence"] = seen.dependence.model_dump(mode="json", exclude={"occlusion"})
@@ -157,7 +182,7 @@ def evaluate(
         told += extras.suite.sentences
         shown["suite"] = extras.suite.model_dump(mode="json")
     columns = {split: written, **extras.baselines}
-    out.result(shown, *_renderables(columns, written, report), *told, f"Wrote {output}")
+    out.result(shown, *_renderables(columns, written, report), *told, *checkup.lines(), f"Wrote {output}")
     if require_gates:
         require(report)
 
@@ -192,6 +217,25 @@ def _decided(
     for warning in applied.warnings:
         out.warning(warning)
     return decided, applied
+
+
+def _write_report(run: Path) -> None:
+    """report.html into the run's directory. Where that fails the answers, hours of work perhaps, are kept."""
+    from mlx_medlora.errors import NoSpace
+    from mlx_medlora.evaluation.runs import read_run
+    from mlx_medlora.files import disk_is_full
+    from mlx_medlora.privacy import may_hold_cases
+    from mlx_medlora.report.page import PAGE, write_page
+    from mlx_medlora.report.sources import gather
+
+    try:
+        with out.progress("report.html") as step:
+            write_page(run / PAGE, gather(read_run(run)), progress=step)
+    except Exception as error:  # whatever it was, the figures are right and already written
+        if isinstance(error, NoSpace) or disk_is_full(error):
+            raise
+        reason = type(error).__name__ + ("" if may_hold_cases() else f": {error}")
+        out.warning(f"{PAGE} was not written ({reason}); `mlx-medlora report` tries again")
 
 
 def _redecided(point: OperatingPoint | None, predictions: list[Prediction]) -> list[Prediction]:
@@ -229,6 +273,7 @@ def _about(
 ) -> dict[str, Any]:
     """What was evaluated and how, for scorecard.json."""
     from mlx_medlora import __version__
+    from mlx_medlora.training.record import versions
 
     return {
         "model": model,
@@ -238,4 +283,5 @@ def _about(
         "split_sha256": fingerprint,
         "method": method,
         "mlx_medlora": __version__,
+        "versions": versions(),
     }

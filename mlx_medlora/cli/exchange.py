@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlx_medlora.cli.options import Json, examples
+from mlx_medlora.cli.options import Json, Offline, examples
 from mlx_medlora.cli.output import out
 
 EXPORTS = examples(
@@ -17,6 +17,7 @@ EXPORTS = examples(
 IMPORTS = examples(
     "mlx-medlora import downloads/peft-adapter adapters/theirs --model models/medgemma-4b",
     "mlx-medlora import downloads/peft-adapter adapters/theirs",
+    "mlx-medlora import downloads/peft-adapter adapters/theirs --model google/medgemma-4b-it --offline",
 )
 Written = Annotated[
     Path, typer.Argument(metavar="OUTPUT", help="Where to write; must not exist or be empty.")
@@ -49,6 +50,8 @@ def export(
     done = export_adapter(adapter, output, before_4_52=before_4_52)
     note_point_left(adapter)
     out.result(done.model_dump(mode="json"), str(done), f"Wrote {output}")
+    if done.warning:
+        out.warning(done.warning)
 
 
 def import_(
@@ -59,6 +62,7 @@ def import_(
     model: Annotated[
         str | None, typer.Option(help="The base, if not the one that the adapter names.", metavar="MODEL")
     ] = None,
+    offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Read an adapter of PEFT, mlx-lm or mlx-vlm.
@@ -70,3 +74,5 @@ def import_(
 
     done = import_adapter(directory, output, model)
     out.result(done.model_dump(mode="json"), str(done), f"Wrote {output}")
+    if done.warning:
+        out.warning(done.warning)

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mlx_medlora.cli.options import Json, Model, Output, examples
+from mlx_medlora.cli.options import (
+    Json,
+    Model,
+    Offline,
+    Output,
+    VerboseCases,
+    Verify,
+    examples,
+    verify_model,
+)
 from mlx_medlora.cli.output import out
 from mlx_medlora.errors import MedloraError
 
@@ -21,6 +30,7 @@ EXAMPLES = examples(
     "mlx-medlora fuse --model google/medgemma-4b-it --adapter adapters/mine --output models/hf --format hf",
     "mlx-medlora fuse --model models/medgemma-4b --adapter adapters/mine --output models/mine-4bit "
     "--requantise 4 --data my_dataset",
+    "mlx-medlora fuse --model /volumes/usb/medgemma-4b --adapter adapters/mine --output models/m --verify",
 )
 PHANTOMS = 40
 
@@ -51,6 +61,9 @@ def fuse(
         float, typer.Option(min=0, max=1, help="Largest share of answers that packing may change.")
     ] = 0.02,
     anyway: Annotated[bool, typer.Option("--anyway", help="Write the result even past that share.")] = False,
+    offline: Offline = False,
+    verbose_cases: VerboseCases = False,
+    verify: Verify = False,
     json: Json = False,
 ) -> None:
     """Merge an adapter into its base: a model of its own.
@@ -62,6 +75,7 @@ def fuse(
     from mlx_medlora.cli.answering import note_point_left
     from mlx_medlora.lora.fuse import fuse as merge
 
+    verify_model(model, verify)
     measured: list[Drift] = []
     check = None if requantise is None else _measure(model, adapter, data, split, measured)
 
@@ -83,6 +97,8 @@ def fuse(
     note_point_left(adapter)
     said = report.model_dump(mode="json") | {"drift": measured[0].model_dump() if measured else None}
     out.result(said, str(report), *map(_sentence, measured), f"Wrote {output}")
+    if report.warning:
+        out.warning(report.warning)
 
 
 def _measure(

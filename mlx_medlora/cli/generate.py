@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from mlx_medlora.cli.options import Adapter, IgnorePoint, Json, Model, examples
+from mlx_medlora.cli.options import (
+    Adapter,
+    IgnorePoint,
+    Json,
+    Model,
+    Offline,
+    VerboseCases,
+    Verify,
+    examples,
+    verify_model,
+)
 from mlx_medlora.cli.output import out
 
 EXAMPLES = examples(
@@ -16,6 +26,7 @@ EXAMPLES = examples(
     'mlx-medlora generate --model models/medgemma-4b --adapter adapters/first --prompt "..." '
     "--ignore-operating-point",
     'mlx-medlora generate --model tiny-medgemma --image a.png --image b.png --prompt "What has changed?"',
+    'mlx-medlora generate --model /volumes/usb/medgemma-4b --image chest.png --prompt "..." --verify',
 )
 
 
@@ -36,6 +47,9 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the sampling, where --temperature is above 0.")] = 0,
     ignore_operating_point: IgnorePoint = False,
+    offline: Offline = False,
+    verbose_cases: VerboseCases = False,
+    verify: Verify = False,
     json: Json = False,
 ) -> None:
     """Answer one prompt about any number of images. Research tool, not a medical device.
@@ -51,6 +65,7 @@ def generate(
     from mlx_medlora.lora.load import load
 
     text = typer.get_text_stream("stdin").read() if prompt == "-" else prompt
+    verify_model(model, verify)
     point = None if adapter is None or ignore_operating_point else read_point(adapter)
     network, processor = load(model, adapter)
     answer = answer_one(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlx_medlora.cli.options import Adapter, Json, examples
+from mlx_medlora.cli.options import Adapter, Json, Offline, VerboseCases, examples
 from mlx_medlora.cli.output import out
 from mlx_medlora.errors import InputError, MedloraError
 
@@ -38,6 +38,8 @@ def parity(
     ] = None,
     cases: Annotated[int, typer.Option(help="Rows to compare on.")] = 4,
     output: Annotated[Path | None, typer.Option(help="File for the certificate.", metavar="FILE")] = None,
+    offline: Offline = False,
+    verbose_cases: VerboseCases = False,
     json: Json = False,
 ) -> None:
     """Prove this toolkit against transformers + PEFT, rung by rung, in fp32.

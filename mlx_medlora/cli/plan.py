@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mlx_medlora.cli.options import Data, Json, examples
+from mlx_medlora.cli.options import Data, Json, VerboseCases, examples
 from mlx_medlora.cli.output import out
 from mlx_medlora.cli.settings_flags import collect, flags_from
 from mlx_medlora.errors import InputError, MedloraError
@@ -56,6 +56,7 @@ def plan(
         float | None,
         typer.Option(help="Another machine's matrix rate; left out: measured here.", min=0.001),
     ] = None,
+    verbose_cases: VerboseCases = False,
     json: Json = False,
     **flags: Any,
 ) -> None:

@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlx_medlora.cli.options import Json, Output, examples
+from mlx_medlora.cli.options import Json, Output, VerboseCases, examples
 from mlx_medlora.cli.output import out
 from mlx_medlora.errors import InputError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from mlx_medlora.cases.source import DataSource
     from mlx_medlora.cases.statistics import Statistics
 
 EXAMPLES = examples(
     "mlx-medlora prepare cases.csv --images scans/ --output my_dataset",
     "mlx-medlora prepare cases.jsonl --images scans/ --output my_dataset --val 0.2 --test 0.1 --seed 7",
+    "mlx-medlora prepare cases.csv --images scans/ --output my_dataset --verbose-cases",
+    "mlx-medlora prepare mimic.csv --images files/ --output mimic --credentialed 'PhysioNet MIMIC-CXR' "
+    "--terms https://physionet.org/content/mimic-cxr/",
     "mlx-medlora prepare --phantoms 600 --test 200 --output phantoms",
 )
 
@@ -46,6 +50,14 @@ def prepare(
         float, typer.Option(min=0.0, help="Cases held out for a test: a share below 1, or how many.")
     ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the split, and of the phantoms.")] = 0,
+    credentialed: Annotated[
+        str | None,
+        typer.Option(help="Mark CASES as data under a use agreement, and say whose.", metavar="SOURCE"),
+    ] = None,
+    terms: Annotated[
+        str | None, typer.Option(help="With --credentialed: where that agreement stands.", metavar="URL")
+    ] = None,
+    verbose_cases: VerboseCases = False,
     json: Json = False,
 ) -> None:
     """Turn a table of cases and images into a dataset.
@@ -57,10 +69,11 @@ def prepare(
     """
     out.use_json(json)
     _check(cases, images, phantoms)
+    mark = _mark(credentialed, terms, phantoms)
     from mlx_medlora.cases.prepare import prepare_phantoms, prepare_table
 
     if cases is not None:
-        made = prepare_table(cases, images, output, val=val, test=test, seed=seed)
+        made = prepare_table(cases, images, output, val=val, test=test, seed=seed, data_source=mark)
         _warn_of_telling_words(output)
     else:
         made = prepare_phantoms(phantoms or 0, output, val=val, test=test, seed=seed)
@@ -89,6 +102,20 @@ def _check(cases: Path | None, images: Path | None, phantoms: int | None) -> Non
         )
     if phantoms is not None and images is not None:
         raise InputError("--images goes with CASES: phantoms are drawn", hint="Leave --images out.")
+
+
+def _mark(credentialed: str | None, terms: str | None, phantoms: int | None) -> DataSource | None:
+    """The mark that the flags ask for. Raises InputError where they make no sense together."""
+    from mlx_medlora.cases.source import DataSource
+    from mlx_medlora.settings import validate
+
+    if credentialed is None:
+        if terms is not None:
+            raise InputError("--terms goes with --credentialed", hint="Name the data's source with it.")
+        return None
+    if phantoms is not None:
+        raise InputError("--credentialed goes with CASES: phantoms are drawn", hint="Leave it out.")
+    return validate(DataSource, {"name": credentialed, "credentialed": True, "terms": terms})
 
 
 def _table(made: Statistics) -> Table:

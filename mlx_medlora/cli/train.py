@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,8 +19,12 @@ from mlx_medlora.cli.options import (
     Json,
     Model,
     NoFeatures,
+    Offline,
+    VerboseCases,
+    Verify,
     examples,
     feature_settings,
+    verify_model,
 )
 from mlx_medlora.cli.output import out
 from mlx_medlora.cli.settings_flags import collect, flags_from
@@ -39,9 +45,32 @@ EXAMPLES = examples(
     "mlx-medlora train --model models/medgemma-4b --data cases --output adapters/b --config recipe.yaml",
     "mlx-medlora train --model models/medgemma-4b --data cases --output adapters/c --preset google-notebook",
     "mlx-medlora train --model models/medgemma-4b --data cases --output adapters/d --features /big/features",
+    "mlx-medlora train --model models/medgemma-4b --data cases --output adapters/f --replay general.jsonl "
+    "--replay-share 0.2",
+    "mlx-medlora train --model models/medgemma-4b --data cases --output adapters/g "
+    "--log-to tensorboard,wandb",
     "mlx-medlora train --model models/medgemma-4b --data lora_training --dry-run",
     "mlx-medlora train --model models/medgemma-4b --data lora_training --output adapters/first --resume",
+    "mlx-medlora train --model /volumes/usb/medgemma-4b --data cases --output adapters/e --verify",
 )
+
+
+@dataclass(frozen=True)
+class Logs:
+    """Which loggers write, and where."""
+
+    names: tuple[str, ...]
+    directory: Path
+
+    @classmethod
+    def of(cls, names: str, directory: Path | None, output: Path) -> Logs:
+        """From the flags. Raises InputError for an unknown logger, or one that is not installed."""
+        from mlx_medlora.training.loggers.opening import checked
+
+        if directory is not None and not names.strip():
+            raise InputError("--log-dir is given without --log-to", hint="Add --log-to tensorboard.")
+        place = (output.parent / "logs" if directory is None else directory) / output.name
+        return cls(checked(names.split(",")), Path(os.path.abspath(place)))
 
 
 def add_to(app: typer.Typer) -> None:
@@ -85,9 +114,27 @@ def train(
     features: FeaturesAt = None,
     features_limit: FeaturesLimit = None,
     no_features: NoFeatures = False,
+    verify: Verify = False,
+    log_to: Annotated[
+        str,
+        typer.Option(
+            help="Also log to tensorboard, wandb, trackio (separated by commas): figures only, never text or "
+            "images, and on this machine alone: wandb is offline unless WANDB_MODE=online is set.",
+            metavar="NAMES",
+        ),
+    ] = "",
+    log_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --log-to: where a directory of the output's name goes. [default: logs beside it]",
+            metavar="DIR",
+        ),
+    ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Do not ask before --prefix-cache takes disk space.")
     ] = False,
+    offline: Offline = False,
+    verbose_cases: VerboseCases = False,
     json: Json = False,
     **flags: Any,
 ) -> None:
@@ -101,12 +148,14 @@ def train(
     settings = collect(TrainSettings, flags, config, PRESETS[preset] if preset else None)
     if output is None and not dry_run:
         raise InputError("--output is missing", hint="Give --output DIR, or --dry-run to write nothing.")
+    verify_model(model, verify)
     if output is None or dry_run:
         rehearse(settings, model, data)
     else:
         anyway = [name for name in resume_anyway.split(",") if name.strip()]
         kept = feature_settings(features, features_limit, no_features)
-        start(settings, model, data, output, kept, resume, anyway, continuing(context.obj), yes)
+        logs = Logs.of(log_to, log_dir, output)
+        start(settings, model, data, output, kept, resume, anyway, continuing(context.obj), yes, logs)
 
 
 def continuing(arguments: Sequence[str] | None) -> str:
@@ -133,12 +182,14 @@ def start(
     anyway: Sequence[str],
     again: str,
     yes: bool,
+    logs: Logs,
 ) -> None:
     """Train, and say the outcome."""
     from mlx_medlora.training.log import ProgressBar
+    from mlx_medlora.training.loggers.opening import open_loggers
     from mlx_medlora.training.run import run_training
 
-    with ProgressBar() as bar:
+    with ProgressBar() as bar, open_loggers(logs.names, logs.directory, settings, out.warning) as loggers:
         result = run_training(
             model,
             data,
@@ -146,15 +197,20 @@ def start(
             settings,
             features=features,
             validate=validation_accuracy,
-            listeners=[bar],
+            listeners=[bar, *loggers],
             resume=resume,
             resume_anyway=anyway,
             again=again,
             confirm=None if yes else ask,
         )
     if result.first:
-        record = result.record.model_dump(mode="json")
-        out.result({"output": str(output), **record}, _summary(result.record), f"Wrote {output}")
+        from mlx_medlora.cli.health import lines
+        from mlx_medlora.evaluation.curves import read_curves
+        from mlx_medlora.evaluation.health import health
+
+        found = health(read_curves(output))
+        said = {"output": str(output), **result.record.model_dump(mode="json"), "health": found.model_dump()}
+        out.result(said, _summary(result.record), *lines(found), f"Wrote {output}")
 
 
 def ask(what: str) -> bool:
@@ -204,8 +260,10 @@ def _rehearsal(seen: DryRun) -> list[RenderableType]:
     for token in seen.tokens:
         if token.supervised:
             table.add_row(str(token.id), Text(repr(token.text)))
+    replayed = f" ({seen.replay_rows} of them replayed)" if seen.replay_rows else ""
     return [
-        f"{seen.train_rows} rows to train on, {seen.val_rows} to validate, up to {seen.longest_row} tokens",
+        f"{seen.train_rows} rows to train on{replayed}, {seen.val_rows} to validate, "
+        f"up to {seen.longest_row} tokens",
         f"{seen.modules} layers adapted, {seen.trainable_parameters:,} parameters, {seen.updates} updates",
         f"one update: loss {seen.loss:.4f}, gradient norm {seen.gradient_norm:.4f}, {seen.seconds:.2f} s, "
         f"peak memory {seen.peak_memory / 2**30:.2f} GiB",

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from mlx_medlora.cases.dataset import Dataset
 from mlx_medlora.evaluation.prompts import PromptMaker
 from mlx_medlora.evaluation.runner import evaluate
+from mlx_medlora.gemma.elementwise import log_sum_exp
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder
 from mlx_medlora.gemma.scoring import Prompt
@@ -72,17 +73,18 @@ def _first(model: Base, prompt: Prompt) -> npt.NDArray[np.float32]:
 
 def compare(before: Snapshot, after: Snapshot) -> Drift:
     """The drift from `before` to `after`, which are of the same cases."""
-    p, q = (_log_softmax(one.logits.astype(np.float64)) for one in (before, after))
     changed = sum(a != b for a, b in zip(before.verdicts, after.verdicts, strict=True))
     largest = float(np.abs(before.logits).max())
     return Drift(
         n=len(before.verdicts),
         logits=float(np.abs(before.logits - after.logits).max()) / largest,
-        kl=float((np.exp(p) * (p - q)).sum(axis=-1).mean()),
+        kl=float(divergence(mx.array(before.logits), mx.array(after.logits)).mean()),
         answers_changed=changed,
     )
 
 
-def _log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+def divergence(before: mx.array, after: mx.array) -> mx.array:
+    """KL(before || after) in nats, (...), of the distributions that logits (..., V) give; fp32."""
+    p, q = (one.astype(mx.float32) for one in (before, after))
+    p, q = (one - log_sum_exp(one)[..., None] for one in (p, q))
+    return mx.maximum((mx.exp(p) * (p - q)).sum(axis=-1), 0)

@@ -32,6 +32,17 @@ if TYPE_CHECKING:
 
 METHODS: tuple[Method, ...] = get_args(Method)
 Progress = Callable[[int, int], None]
+# What of the data stands in what `write_evaluation` writes.
+CONTAINS = (
+    "scorecard.json: counts, rates, and one SHA-256 over the split's rows and images.",
+    "predictions.jsonl: each case's id, patient's id, modality, label, error type, severity and image names, "
+    "the fields asked for with --by, the probability of ERROR, and the model's answer, which may repeat what "
+    "the case says. No case's own text, no image.",
+    "heatmaps.json, suite.json and heatmaps/, where they are written: counts and rates.",
+    "dependence.json, where it is written: counts, rates, ids of the cases occluded, and words that the texts of "
+    "three patients or more have. occlusion/: those cases' images, their ids and answers.",
+    "report.html, where it is written: the cases' texts and small copies of their images, the answers, ids.",
+)
 POOL = 4096  # cases that are sorted into batches together; more would only hold up the first answer
 
 
@@ -115,26 +126,27 @@ def write_evaluation(
     card: Scorecard | None = None,
     *,
     gates: Sequence[Gate] | None = None,
-    then: Callable[[Path], None] | None = None,
+    then: Sequence[Callable[[Path], None]] = (),
 ) -> Scorecard:
     """Write `scorecard.json` (with `about`: what was evaluated, how), `predictions.jsonl`, `heatmaps.json`.
 
     `card` is the scorecard where it is not the plain one, `gates` those that the heatmaps' cells are held
-    against, where they are not the dataset card's; `then` is called with the directory in the making,
+    against, where they are not the dataset card's; `then` are called with the directory in the making,
     to add to it. Returns what was written. `output` is complete or absent. Raises InputError where it
     exists and is not an empty directory.
     """
     from mlx_medlora.evaluation.gate import card_gates
     from mlx_medlora.evaluation.heatmaps import heatmaps
 
-    whole = (card or evaluation.scorecard).model_copy(update={"about": about})
+    told = {**about, "contains": CONTAINS}
+    whole = (card or evaluation.scorecard).model_copy(update={"about": told})
     cells = heatmaps(evaluation.predictions, whole, card_gates() if gates is None else gates)
-    with atomic_directory(output) as work:
+    with atomic_directory(output, private=True) as work:
         write_jsonl(work / PREDICTIONS, (_row(p, whole.by) for p in evaluation.predictions))
         write_json(work / SCORECARD, whole.model_dump(mode="json"))
         write_json(work / HEATMAPS, cells.model_dump(mode="json"))
-        if then is not None:
-            then(work)
+        for write in then:
+            write(work)
     return whole
 
 

@@ -20,6 +20,7 @@ PREDICTIONS = "predictions.jsonl"
 DEPENDENCE = "dependence.json"
 HEATMAPS = "heatmaps.json"
 SUITE = "suite.json"
+HEALTH, FORGETTING = "health.json", "forgetting.json"  # where an adapter was evaluated
 POINT = "operating_point.json"  # in the adapter's directory
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.sample_utils import make_sampler
 
+from mlx_medlora import privacy
 from mlx_medlora.cases.images import open_image
 from mlx_medlora.errors import InputError
 from mlx_medlora.evaluation.answers import parse_answer, thinking_ids
@@ -53,6 +54,7 @@ def answer_one(
     Raises InputError for an empty prompt, an image that cannot be read, images before a text-only
     model, or a prompt longer than the model's context.
     """
+    privacy.cases_read()
     if not prompt.strip():
         raise InputError("the prompt is empty", hint='Give it with --prompt "...".')
     if images and model.config.text_only:

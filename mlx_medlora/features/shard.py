@@ -104,6 +104,8 @@ def read_shard(path: Path, identity: Identity) -> Shard:
     except FileNotFoundError:
         raise
     except (InputError, OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise error.__cause__ from None
         raise Unusable("it is cut short or damaged", damaged=True) from error
     if metadata.get("kind") != _KIND or metadata.get("identity") != identity.digest:
         raise Unusable("it was made by another program, model or processor", damaged=False)

@@ -11,7 +11,7 @@ from mlx_lm.models.cache import BatchKVCache, BatchRotatingKVCache
 from mlx_medlora.gemma.config import TextConfig
 from mlx_medlora.gemma.masks import Masks
 
-State = tuple[int, list[tuple[Any, ...]]]
+State = tuple[int, list[dict[str, Any]]]
 
 
 class Cache:
@@ -70,10 +70,12 @@ class WritingCache(Cache):
     def _trim(self, layer: Any) -> None:
         """Let go of what a sliding layer will never see again; mlx-lm would keep it until the next token."""
         if isinstance(layer, BatchRotatingKVCache) and layer.keys.shape[2] > self.window:
-            keys, values, offset, padding, size, seen, _, rotated = layer.state
-            extra = keys.shape[2] - self.window
-            kept = (mx.contiguous(part[..., extra:, :]) for part in (keys, values))
-            layer.state = (*kept, offset, padding - extra, size, seen, self.window, rotated)
+            extra = layer.keys.shape[2] - self.window
+            layer.keys, layer.values = (
+                mx.contiguous(part[..., extra:, :]) for part in (layer.keys, layer.values)
+            )
+            layer.left_padding = layer.left_padding - extra
+            layer._idx = self.window
 
     def keep(self, rows: list[int]) -> None:
         """Let all rows but these leave the batch; theirs are numbered anew in this order."""
@@ -84,13 +86,13 @@ class WritingCache(Cache):
 
     def snapshot(self) -> State:
         """What `restore` needs to come back here after more tokens were fed."""
-        return self.length, [_copied(layer.state) for layer in self.layers]
+        return self.length, [_copied(vars(layer)) for layer in self.layers]
 
     def restore(self, state: State) -> None:
         """Forget everything fed since `snapshot` gave `state`; a state can be restored many times."""
         self.length, states = state
         for layer, kept in zip(self.layers, states, strict=True):
-            layer.state = _copied(kept)
+            vars(layer).update(_copied(kept))
 
 
 def _left_padded(part: mx.array, lengths: Sequence[int]) -> mx.array:
@@ -105,6 +107,7 @@ def _left_padded(part: mx.array, lengths: Sequence[int]) -> mx.array:
     return mx.concatenate(rows)
 
 
-def _copied(state: Any) -> tuple[Any, ...]:
-    # mlx-lm writes into its arrays in place: a new array object keeps the old content.
-    return tuple(part[...] if isinstance(part, mx.array) else part for part in state)
+def _copied(state: dict[str, Any]) -> dict[str, Any]:
+    # All attributes: what `state` holds differs between mlx-lm's releases (0.31 has `meta_state` beside it).
+    # It writes into its arrays in place: a new array object keeps the old content.
+    return {name: part[...] if isinstance(part, mx.array) else part for name, part in state.items()}

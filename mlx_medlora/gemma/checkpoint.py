@@ -50,6 +50,10 @@ class Checkpoint:
             return array.transpose(0, 2, 3, 1)  # (O, I, H, W) -> (O, H, W, I)
         return array
 
+    def let_go(self, file: Path) -> None:
+        """Close a file of which tensors were read."""
+        self._lazy.pop(file, None)
+
     def rows(self, name: str, start: int, stop: int) -> mx.array:
         """Rows `start` to `stop` of one tensor, read now: memory is theirs alone, however large the rest."""
         entry = self.stored[name]
@@ -119,7 +123,11 @@ def open_checkpoint(directory: Path, config: ModelConfig | None = None) -> Check
 
 
 def _lazy_arrays(path: Path) -> dict[str, mx.array]:
-    loaded = mx.load(str(path))
+    try:
+        loaded = mx.load(str(path))
+    except RuntimeError:
+        path.open("rb").close()  # raises what the system says: gone, refused, too many open files
+        raise
     assert isinstance(loaded, dict)
     return loaded
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -13,6 +15,7 @@ from mlx_medlora.gemma import spellings
 from mlx_medlora.settings import StrictModel, describe
 
 LayerType = Literal["sliding_attention", "full_attention"]
+TokenId = Annotated[int, Field(ge=0, le=2**22)]
 
 
 class TextConfig(StrictModel):
@@ -45,7 +48,7 @@ class VisionConfig(StrictModel):
     num_hidden_layers: int = Field(12, gt=0, le=512)
     num_attention_heads: int = Field(12, gt=0, le=1024)
     num_channels: int = Field(3, gt=0, le=16)
-    image_size: int = Field(224, gt=0, le=8192)
+    image_size: int = Field(224, gt=0, le=2048)
     patch_size: int = Field(16, gt=0, le=1024)
     layer_norm_eps: float = Field(1e-6, gt=0)
 
@@ -71,13 +74,13 @@ class ModelConfig(StrictModel):
 
     text: TextConfig
     vision: VisionConfig | None = None
-    mm_tokens_per_image: int = Field(256, gt=0, le=2**16)
-    image_token_id: int = 262_144
-    boi_token_id: int = 255_999
-    eoi_token_id: int = 256_000
-    eos_token_ids: tuple[int, ...] = (1, 106)
-    pad_token_id: int = 0
-    bos_token_id: int = 2
+    mm_tokens_per_image: int = Field(256, gt=0, le=2**14)
+    image_token_id: TokenId = 262_144
+    boi_token_id: TokenId = 255_999
+    eoi_token_id: TokenId = 256_000
+    eos_token_ids: tuple[TokenId, ...] = (1, 106)
+    pad_token_id: TokenId = 0
+    bos_token_id: TokenId = 2
     dtype: str = "bfloat16"
     quantization: Quantization | None = None
     tied_head: bool = True
@@ -107,17 +110,40 @@ def read_config(directory: Path, *, allow_unscaled_rope: bool = False) -> ModelC
     raw = read_json(path)
     if not isinstance(raw, dict):
         raise InputError("expected a JSON object", path=path, line=1)
-    try:
+    refuse_code(raw, path)
+    with _said_of(path):
         config = parse_config(raw)
-        generation = directory / "generation_config.json"
-        if generation.is_file():
-            config = _with_stop_tokens(config, read_json(generation))
+    generation = directory / "generation_config.json"
+    if generation.is_file():
+        found = read_json(generation)
+        with _said_of(generation):
+            config = _with_stop_tokens(config, found)
+    with _said_of(path):
         _check(config, allow_unscaled_rope)
+    return config
+
+
+@contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    """Turn what a wrong value raises into an error that names its file."""
+    try:
+        yield
     except ValidationError as error:
         raise InputError(describe(error), path=path) from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise InputError(str(error), path=path) from error
-    return config
+    except (TypeError, AttributeError, KeyError, OverflowError) as error:
+        raise InputError(f"makes no sense as Gemma 3's configuration: {error}", path=path) from error
+
+
+def refuse_code(raw: dict[str, Any], path: Path) -> None:
+    """Raise InputError for settings that name Python code of the checkpoint's own."""
+    if raw.get("auto_map"):
+        raise InputError(
+            f"auto_map names code to run ({raw['auto_map']!s:.80}); no code of a checkpoint is run here",
+            path=path,
+            hint="MedGemma needs none: use its own files.",
+        )
 
 
 def parse_config(raw: dict[str, Any]) -> ModelConfig:
@@ -144,7 +170,7 @@ def _with_stop_tokens(config: ModelConfig, generation: Any) -> ModelConfig:
     if stops is None:
         return config
     ids = tuple(stops) if isinstance(stops, list) else (stops,)
-    return config.model_copy(update={"eos_token_ids": ids})
+    return ModelConfig.model_validate(config.model_dump() | {"eos_token_ids": ids})
 
 
 def _check(config: ModelConfig, allow_unscaled_rope: bool) -> None:
@@ -163,8 +189,14 @@ def _check(config: ModelConfig, allow_unscaled_rope: bool) -> None:
             "the global RoPE factor (8 in MedGemma) is missing: some tools drop it when they rewrite the "
             "config, and long prompts then go wrong; restore rope_scaling from the published config"
         )
+    if config.pad_token_id >= text.vocab_size:
+        raise ValueError(f"pad_token_id {config.pad_token_id} is beyond the vocabulary of {text.vocab_size}")
     if vision is None:
         return
+    if config.image_token_id >= text.vocab_size:
+        raise ValueError(
+            f"image_token_index {config.image_token_id} is beyond the vocabulary of {text.vocab_size}"
+        )
     side = int(config.mm_tokens_per_image**0.5)
     if side * side != config.mm_tokens_per_image or vision.patches_per_side % side:
         raise ValueError(

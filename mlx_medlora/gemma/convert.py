@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import mlx.core as mx
 from pydantic import Field
 
-from mlx_medlora import __version__
 from mlx_medlora.errors import InputError, NoSpace
-from mlx_medlora.files import atomic_directory, refuse_nonempty, sha256, write_json
+from mlx_medlora.files import atomic_directory, refuse_nonempty, write_json
 from mlx_medlora.gemma.checkpoint import Checkpoint, open_checkpoint
 from mlx_medlora.gemma.config import ModelConfig, Quantization, published_config, read_config
-from mlx_medlora.gemma.fingerprint import MANIFEST, fingerprint, source_fingerprint
+from mlx_medlora.gemma.fingerprint import fingerprint, source_fingerprint
 from mlx_medlora.gemma.hub import Source, locate
+from mlx_medlora.gemma.manifest import write_manifest
 from mlx_medlora.gemma.model import build
 from mlx_medlora.gemma.packing import Packing
 from mlx_medlora.gemma.shards import SHARD_BYTES, ShardWriter, Written
 from mlx_medlora.gemma.weights import refuse_misfits
 from mlx_medlora.settings import StrictModel, validate
 
-FORMAT_VERSION = 1
 _COMPANIONS = (
     "tokenizer.json",
     "tokenizer.model",
@@ -161,7 +158,8 @@ def write_model(
     _write_config(work, checkpoint.config, settings)
     _copy_companions(source.directory, work)
     origin = about if about is not None else {"source_fingerprint": _origin(source)}
-    _write_manifest(work, source, settings, packing.parameters(), files, origin)
+    told = {"source": source.name, "revision": source.revision, **origin}
+    write_manifest(work, files, told, settings.model_dump(mode="json"), packing.parameters())
     return files
 
 
@@ -195,7 +193,8 @@ def _refuse_small_disk(output: Path, total: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < total + _SPARE_BYTES:
         raise NoSpace(
-            f"no space for {output}: it needs {total / 1e9:.2f} GB, {free / 1e9:.2f} GB are free",
+            f"no space for {output}: it needs {(total + _SPARE_BYTES) / 1e6:,.0f} MB with its small files, "
+            f"{free / 1e6:,.0f} MB are free",
             hint="Free some space, choose another disk, or use fewer bits.",
         )
 
@@ -221,36 +220,6 @@ def _copy_companions(source: Path, work: Path) -> None:
         for path in sorted(source.glob(pattern)):
             if path.is_file():
                 shutil.copyfile(path, work / path.name)
-
-
-def _write_manifest(
-    work: Path,
-    source: Source,
-    settings: ConvertSettings,
-    parameters: int,
-    weights: list[Written],
-    about: dict[str, Any],
-) -> None:
-    """Written last: a directory that has it is whole."""
-    hashes = {file.name: {"bytes": file.bytes, "sha256": file.sha256} for file in weights}
-    for path in sorted(work.iterdir()):
-        if path.name not in hashes:
-            hashes[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    manifest: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "source": source.name,
-        "revision": source.revision,
-        **about,
-        "settings": settings.model_dump(mode="json"),
-        "parameters": parameters,
-        "versions": {
-            "mlx-medlora": __version__,
-            "mlx": version("mlx"),
-            "python": platform.python_version(),
-        },
-        "files": dict(sorted(hashes.items())),
-    }
-    write_json(work / MANIFEST, manifest)
 
 
 def _origin(source: Source) -> str:

@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 from mlx_medlora.files import read_json
 from mlx_medlora.gemma import names
 from mlx_medlora.gemma.config import ModelConfig, read_config
+from mlx_medlora.gemma.manifest import MANIFEST
 from mlx_medlora.gemma.tensorfiles import Stored, read_header, weight_files
 
-MANIFEST = "mlx_medlora.json"  # what `convert` says of a directory that it wrote
 _SAMPLE = 256
 
 

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from mlx_medlora.errors import InputError, MedloraError, NoSpace
 from mlx_medlora.files import disk_is_full
+from mlx_medlora.gemma.fetch import fetch_large
+from mlx_medlora.gemma.manifest import check_sizes
+from mlx_medlora.network import OFFLINE, is_offline
 
 EMBEDDED = "tiny-medgemma"
 _ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -30,14 +33,17 @@ def resolve(path_or_hub_id: str | Path, *, offline: bool = False) -> Path:
 def locate(path_or_hub_id: str | Path, *, offline: bool = False) -> Source:
     """Find a model by local path, by the name `tiny-medgemma`, or on the hub (downloading what is missing).
 
-    A directory that exists wins over the other two. With `offline`, only what an earlier download
-    left in the hub's cache is used. What looks like a path is never sent to the hub.
-    Raises InputError for models that are not there or may not be read (with what to do about it),
-    MedloraError where the hub cannot be reached or the transfer breaks, NoSpace where the disk is full.
+    A directory that exists wins over the other two. With `offline`, --offline or HF_HUB_OFFLINE,
+    only what an earlier download left in the hub's cache is used. What looks like a path is never sent
+    to the hub.
+    Raises InputError for models that are not there or may not be read (with what to do about it) and for
+    files of another size than a manifest says, MedloraError where the hub cannot be reached or the transfer
+    breaks, NoSpace where the disk is full.
     """
     name = str(path_or_hub_id)
     path = Path(name).expanduser()
     if path.is_dir() and name:
+        check_sizes(path)
         return Source(path, name)
     if path.is_file():
         raise InputError("is a file; give the model's directory", path=path, hint=f"Try {path.parent}.")
@@ -47,9 +53,16 @@ def locate(path_or_hub_id: str | Path, *, offline: bool = False) -> Source:
         raise InputError(
             "no such model directory",
             path=name or "''",
-            hint=f"Give a directory, a hub id such as google/medgemma-4b-it, or {EMBEDDED}.",
+            hint=_path_hint(name),
         )
-    return _from_hub(name, offline)
+    return _from_hub(name, offline or is_offline())
+
+
+def _path_hint(name: str) -> str:
+    owner = name.partition("/")[0]
+    if name.count("/") == 1 and owner not in ("", ".", "~") and Path(owner).is_dir():
+        return f"There is a directory {owner!r} here, so this is no hub id: ask for one in another directory."
+    return f"Give a directory, a hub id such as google/medgemma-4b-it, or {EMBEDDED}."
 
 
 def _embedded() -> Path:
@@ -64,13 +77,17 @@ def _embedded() -> Path:
 
 def _looks_like_path(name: str) -> bool:
     owner, _, model = name.partition("/")
-    return name.startswith((".", "~")) or name.count("/") != 1 or "\\" in name or not owner or not model
+    if name.startswith((".", "~")) or name.count("/") != 1 or "\\" in name or not owner or not model:
+        return True
+    return Path(owner).is_dir()  # `models/mine` beside a directory `models` is no question for the hub
 
 
 def _from_hub(repo: str, offline: bool) -> Source:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import is_offline_mode, snapshot_download
 
     try:
+        if not offline and not is_offline_mode():
+            fetch_large(repo, unwanted=tuple(_UNWANTED))
         found = snapshot_download(
             repo, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, local_files_only=offline
         )
@@ -79,6 +96,7 @@ def _from_hub(repo: str, offline: bool) -> Source:
     directory = Path(found)
     if not (directory / "config.json").is_file():
         raise InputError(f"{repo} on the hub has no config.json, so it is not a model that can be loaded")
+    check_sizes(directory)
     return Source(directory, repo, directory.name)
 
 
@@ -86,6 +104,8 @@ def _explained(repo: str, error: Exception, offline: bool) -> MedloraError:
     """The error for people behind one of the hub client's; more special classes come first."""
     from huggingface_hub import constants, errors
 
+    if isinstance(error, MedloraError):
+        return error
     page = f"{constants.ENDPOINT}/{repo}"
     if isinstance(error, errors.GatedRepoError):
         return InputError(
@@ -115,7 +135,7 @@ def _explained(repo: str, error: Exception, offline: bool) -> MedloraError:
         )
     return MedloraError(
         f"downloading {repo} broke off ({type(error).__name__}: {_first_line(error)})",
-        hint="Run the same command again: files that have arrived are kept, the rest is fetched.",
+        hint="Run the same command again: what has arrived is kept, the rest is fetched.",
     )
 
 
@@ -125,7 +145,7 @@ def _not_cached(repo: str, offline: bool) -> MedloraError:
     if offline or is_offline_mode():
         return InputError(
             f"{repo} is not completely in the hub's cache, and downloads are off",
-            hint="Run once with the network on (without --offline or HF_HUB_OFFLINE), or give a directory.",
+            hint=f"Run once with the network on (without --offline or {OFFLINE}), or give a directory.",
         )
     return MedloraError(
         f"the hub could not be reached for {repo}, and it is not completely in the cache",

@@ -61,15 +61,26 @@ class Packing:
         """
         on_cpu = mx.default_device().type == mx.cpu
         streams = [mx.new_stream(mx.cpu) for _ in range(2)] if on_cpu else [mx.default_stream(mx.gpu)]
-        waiting: deque[list[tuple[str, mx.array]]] = deque()
+        waiting: deque[tuple[str, mx.array, list[tuple[str, mx.array]]]] = deque()
         for stream, (name, start, stop) in zip(cycle(streams), self._ranges(), strict=False):
             with mx.stream(stream):
-                block = self._block(name, start, stop)
-                mx.async_eval([rows for _, rows in block])
-            waiting.append(block)
+                rows = self.checkpoint.rows(name, start, stop).astype(self.dtype)
+                block, total = self._block(name, rows), mx.sum(rows)
+                mx.async_eval([total, *(part for _, part in block)])
+            waiting.append((name, total, block))
             if len(waiting) > _AHEAD:
-                yield waiting.popleft()
-        yield from waiting
+                yield self._sound(*waiting.popleft())
+        for held in waiting:
+            yield self._sound(*held)
+
+    def _sound(
+        self, name: str, total: mx.array, block: list[tuple[str, mx.array]]
+    ) -> list[tuple[str, mx.array]]:
+        """The block, unless the sum of its source says that a value is no number: sums pass that on."""
+        if not bool(mx.isfinite(total)):
+            file = self.checkpoint.stored[name].file
+            raise InputError(f"the weights hold NaN or infinity: {name}", path=file)
+        return block
 
     def _ranges(self) -> Iterator[tuple[str, int, int]]:
         """Every tensor's name and the bounds of its blocks of rows."""
@@ -112,8 +123,7 @@ class Packing:
         head = names.head(text_only=False)
         return packed + [replace(part, name=part.name.replace(module, head)) for part in packed]
 
-    def _block(self, name: str, start: int, stop: int) -> list[tuple[str, mx.array]]:
-        rows = self.checkpoint.rows(name, start, stop).astype(self.dtype)
+    def _block(self, name: str, rows: mx.array) -> list[tuple[str, mx.array]]:
         if not self.packs(name):
             hub_layout = name == names.PATCHES and self.quantization is None
             return [(name, rows.transpose(0, 3, 1, 2) if hub_layout else rows)]

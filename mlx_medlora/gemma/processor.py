@@ -12,7 +12,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from mlx_medlora.errors import InputError
+from mlx_medlora.gemma import companions
 from mlx_medlora.gemma.config import ModelConfig, read_config
+from mlx_medlora.gemma.templates import MAX_BYTES
+from mlx_medlora.textfiles import read_text
 
 END_OF_TURN = "<end_of_turn>"
 
@@ -21,30 +24,32 @@ def load_processor(directory: Path) -> Any:
     """Transformers' `Gemma3Processor` of a checkpoint directory; the tokenizer alone for text-only models.
 
     The image processor is the one that computes with PIL, by name: with torchvision installed another
-    would be taken, which resizes differently. Raises InputError where a file is absent or damaged.
+    would be taken, which resizes differently. Raises InputError where a file is absent or damaged, names code
+    to run, or does not fit config.json, and for a chat template that fails or does not end.
     """
     config = read_config(directory)
     _need(directory, "tokenizer_config.json")
+    companions.refuse_odd_files(directory)
     import transformers
 
     transformers.logging.set_verbosity_error()
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        template = _chat_template(directory, tokenizer)
-        tokenizer.chat_template = template
-        if config.text_only:
-            return tokenizer
-        _need(directory, "preprocessor_config.json", "processor_config.json")
+    with companions.readable(directory / "tokenizer.json"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+    companions.refuse_odd_rules(tokenizer, directory)
+    template = _chat_template(directory, tokenizer)
+    tokenizer.chat_template = template
+    companions.try_template(tokenizer, config, directory)
+    if config.text_only:
+        return tokenizer
+    _need(directory, "preprocessor_config.json", "processor_config.json")
+    with companions.readable(directory / "preprocessor_config.json"):
         images = transformers.Gemma3ImageProcessorPil.from_pretrained(directory, local_files_only=True)
+        companions.refuse_odd_images(images, config, directory)
         return transformers.Gemma3Processor(
             images, tokenizer, chat_template=template, image_seq_length=config.mm_tokens_per_image
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"the tokenizer or image processor cannot be read: {error}",
-            path=directory,
-            hint="Convert the model again from its source, which carries these files.",
-        ) from error
 
 
 def _need(directory: Path, *names: str) -> None:
@@ -59,9 +64,9 @@ def _need(directory: Path, *names: str) -> None:
 
 def _chat_template(directory: Path, tokenizer: Any) -> str:
     """The chat template: its own file, or the tokenizer's. Raises InputError where there is none."""
-    file = directory / "chat_template.jinja"
+    file = directory / companions.TEMPLATE
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        return read_text(file, MAX_BYTES)
     if isinstance(tokenizer.chat_template, str):
         return tokenizer.chat_template
     raise InputError(
@@ -88,6 +93,7 @@ class Encoder:
         self.end_of_turn = self.tokenizer.convert_tokens_to_ids(END_OF_TURN)
         self._control = [token for token in self.tokenizer.all_special_tokens if token.startswith("<")]
         self._control += ["<start_of_turn>", END_OF_TURN]
+        self._render = companions.renderer(self.tokenizer)
 
     def encode(
         self, conversation: list[dict[str, Any]], images: Sequence[Image.Image], *, with_answer: bool
@@ -116,12 +122,17 @@ class Encoder:
         return np.asarray(found, np.float32)
 
     def _ids(self, conversation: list[dict[str, Any]], *, prompt: bool) -> npt.NDArray[np.int32]:
-        text = self.tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=prompt)
+        text = self._render(conversation, prompt=prompt)
         if not self.config.text_only:
             # what Gemma3Processor does to the text, without resizing the images a second time
             text = text.replace(self.processor.boi_token, self.processor.full_image_sequence)
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return np.asarray(ids, np.int32)
+        ids = np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
+        if len(ids) and ids.max() >= self.config.text.vocab_size:
+            raise InputError(
+                f"the tokenizer gives the token {ids.max()}, the model has {self.config.text.vocab_size}",
+                hint="Take the tokenizer's files from the source of the model's weights.",
+            )
+        return ids
 
     def _check(self, conversation: list[dict[str, Any]], images: int) -> None:
         pieces = [piece for turn in conversation for piece in turn["content"]]

@@ -18,6 +18,8 @@ Arrays = tuple[mx.array, ...]
 def recomputed(function: Callable[..., Arrays]) -> Callable[..., Arrays]:
     """`function` of arrays, which gives a tuple of arrays, with a gradient that calls it a second time.
 
+    The gradient of the first argument waits for those of the others, so that what was computed again is free
+    before the layer below begins: MLX may put parameters' gradients off to the end, and hold all they need.
     Arrays that it closes over are constants: no gradient reaches them.
     """
     custom = mx.custom_function(function)
@@ -28,6 +30,8 @@ def recomputed(function: Callable[..., Arrays]) -> Callable[..., Arrays]:
         above = list(cotangents) if isinstance(cotangents, (tuple, list)) else [cotangents]
         held = mx.depends(given, above)  # not before the gradient arrives
         _, found = mx.vjp(lambda *arrays: list(function(*arrays)), held, above)
+        if len(found) > 1:
+            found = [*mx.depends(found[:1], found[1:]), *found[1:]]
         return tuple(found) if len(found) > 1 else found[0]
 
     return cast("Callable[..., Arrays]", custom)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,17 @@ from safetensors import SafetensorError, safe_open
 
 from mlx_medlora.errors import InputError
 from mlx_medlora.files import read_json
+from mlx_medlora.jsontext import parse_json
+from mlx_medlora.textfiles import open_regular
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 READABLE = ("BF16", "F16", "F32", "U32")
 _SIZES = {"BF16": 2, "F16": 2, "F32": 4, "U32": 4}
 _NUMPY = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "U32": np.uint32}
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npz", ".npy", ".joblib", ".h5")
+_PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+HEADER_BYTES = 16 << 20  # of a model with a hundred thousand tensors
 _SHARD = re.compile(r"-(\d+)-of-(\d+)\.safetensors$")
 _REFETCH = "Copy or download this file again."
 
@@ -87,19 +91,26 @@ def read_index(path: Path) -> dict[str, str]:
 
 
 def _no_weights(directory: Path) -> InputError:
-    pickles = sorted(path.name for path in directory.iterdir() if path.suffix in _PICKLES)
-    if pickles:
-        return InputError(
-            f"the weights are Python pickles ({', '.join(pickles[:3])}), which can run code when read",
-            path=directory,
-            hint="Use the checkpoint's safetensors files, or save it again with a current transformers.",
-        )
+    if pickle := refused_pickle(directory):
+        return pickle
     if gguf := sorted(path.name for path in directory.glob("*.gguf")):
         return InputError(f"the weights are GGUF ({gguf[0]}); only safetensors can be read", path=directory)
     return InputError(
         "no *.safetensors file here, so there are no weights to load",
         path=directory,
         hint="Give the directory that `mlx-medlora convert` or `save_pretrained` wrote.",
+    )
+
+
+def refused_pickle(directory: Path) -> InputError | None:
+    """The error that names the pickles in `directory`, which are never opened; None where there are none."""
+    pickles = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLES)
+    if not pickles:
+        return None
+    return InputError(
+        f"the weights are Python pickles ({', '.join(pickles[:3])}), which can run code when read",
+        path=directory,
+        hint="Use safetensors files, or save it again with a current transformers, PEFT or MLX.",
     )
 
 
@@ -120,10 +131,10 @@ def _refuse_missing_shards(directory: Path, files: list[Path]) -> None:
 def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     """The tensors of one safetensors file and its metadata; no data is read.
 
-    Raises InputError where the file is empty, cut off, not safetensors, or holds dtypes that MLX
-    cannot compute with.
+    Raises InputError where the file is empty, cut off, not safetensors, its header is absurdly large or names
+    a tensor twice, or it holds dtypes that MLX cannot compute with.
     """
-    _refuse_stand_ins(path)
+    length = _header_length(path)
     try:
         with safe_open(str(path), framework="numpy") as stream:  # checks offsets against the file's size
             metadata = dict(stream.metadata() or {})
@@ -131,10 +142,37 @@ def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
         reason = str(error).removeprefix("Error while deserializing header: ")
         raise InputError(f"damaged or cut off: {reason}", path=path, hint=_REFETCH) from error
     with path.open("rb") as raw:
-        length = int.from_bytes(raw.read(8), "little")
-        header: dict[str, Any] = json.loads(raw.read(length))
-    header.pop("__metadata__", None)
-    return {name: _stored(path, name, fields, 8 + length) for name, fields in header.items()}, metadata
+        raw.seek(8)
+        content = raw.read(length)
+    try:
+        header = parse_json(content.decode(), path, values=HEADER_BYTES)
+        fields = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        return {name: _stored(path, name, entry, 8 + length) for name, entry in fields.items()}, metadata
+    except (UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"damaged: its header makes no sense ({error})", path=path, hint=_REFETCH) from error
+
+
+def _header_length(path: Path) -> int:
+    """Bytes of the header, which the first eight bytes give. Raises InputError for one that cannot be."""
+    with open_regular(path) as raw:
+        start = raw.read(24)
+        size = os.fstat(raw.fileno()).st_size
+    if size == 0:
+        raise InputError("the file is empty", path=path, hint=_REFETCH)
+    if start.startswith(b"version https://git-lfs"):
+        message = "a git-lfs pointer, not the weights themselves"
+        raise InputError(message, path=path, hint="Run `git lfs pull` there.")
+    if start[8:9] != b"{" and start.startswith(_PICKLED):  # a header's length may look like one
+        message = "a Python pickle under the name of a safetensors file; it was not opened"
+        raise InputError(message, path=path, hint="Use the model's safetensors files.")
+    length = int.from_bytes(start[:8], "little")
+    if len(start) < 8 or length > size - 8:
+        message = f"damaged or cut off: a header of {length:,} bytes in a file of {size:,}"
+        raise InputError(message, path=path, hint=_REFETCH)
+    if length > HEADER_BYTES:
+        message = f"damaged: a header of {length:,} bytes; the limit is {HEADER_BYTES:,}"
+        raise InputError(message, path=path, hint=_REFETCH)
+    return length
 
 
 def read_rows(entry: Stored, start: int, stop: int) -> npt.NDArray[Any]:
@@ -156,19 +194,8 @@ def read_rows(entry: Stored, start: int, stop: int) -> npt.NDArray[Any]:
     return found
 
 
-def _refuse_stand_ins(path: Path) -> None:
-    """Refuse an empty file, and the small text that git-lfs leaves where it has not fetched a file."""
-    if path.stat().st_size == 0:
-        raise InputError("the file is empty", path=path, hint=_REFETCH)
-    with path.open("rb") as raw:
-        if raw.read(24).startswith(b"version https://git-lfs"):
-            raise InputError(
-                "a git-lfs pointer, not the weights themselves", path=path, hint="Run `git lfs pull` there."
-            )
-
-
 def _stored(path: Path, name: str, fields: dict[str, Any], data: int) -> Stored:
     if fields["dtype"] not in READABLE:
-        raise InputError(f"tensor {name} is {fields['dtype']}; expected BF16 or F32", path=path)
+        raise InputError(f"tensor {name:.200} is {fields['dtype']}; expected BF16 or F32", path=path)
     start, end = fields["data_offsets"]
-    return Stored(path, name, tuple(fields["shape"]), fields["dtype"], data + start, data + end)
+    return Stored(path, name, tuple(map(int, fields["shape"])), fields["dtype"], data + start, data + end)

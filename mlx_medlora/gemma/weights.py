@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten
 
-from mlx_medlora.errors import InputError
+from mlx_medlora.errors import InputError, is_out_of_memory
 from mlx_medlora.gemma import names
 from mlx_medlora.gemma.checkpoint import Checkpoint, open_checkpoint
 from mlx_medlora.gemma.config import ModelConfig
@@ -41,10 +41,11 @@ def load_weights(model: Base, directory: Path, dtype: mx.Dtype | None = None) ->
     loose = _quantize_modules(model, checkpoint)
     refuse_misfits(model, checkpoint, loose)
     packed = {f"{module}.{part}" for module in loose for part in ("weight", "scales", "biases")}
-    tensors = [(name, checkpoint.tensor(name)) for name in checkpoint.stored if name not in packed]
-    tensors += [(f"{module}.weight", _dequantized(checkpoint, module)) for module in loose]
-    model.load_weights([(name, _cast(array, dtype)) for name, array in tensors], strict=True)
+    tensors = _read(checkpoint, [name for name in checkpoint.stored if name not in packed], dtype)
+    tensors += [(f"{module}.weight", _cast(_dequantized(checkpoint, module), dtype)) for module in loose]
+    model.load_weights(tensors, strict=True)
     mx.eval(model.parameters())
+    _refuse_broken(model, checkpoint)
 
 
 def load_part(part: nn.Module, directory: Path, config: ModelConfig, dtype: mx.Dtype | None = None) -> None:
@@ -59,9 +60,47 @@ def load_part(part: nn.Module, directory: Path, config: ModelConfig, dtype: mx.D
     missing = [name for name in wanted if name not in checkpoint.stored and name not in made]
     if missing:
         raise InputError(f"missing: {names.listed(missing)}", path=directory)
-    tensors = [(name, made[name] if name in made else checkpoint.tensor(name)) for name in wanted]
-    part.load_weights([(name, _cast(array, dtype)) for name, array in tensors], strict=True)
+    tensors = _read(checkpoint, [name for name in wanted if name not in made], dtype)
+    tensors += [(name, _cast(array, dtype)) for name, array in made.items()]
+    part.load_weights(tensors, strict=True)
     mx.eval(part.parameters())
+    _refuse_broken(part, checkpoint)
+
+
+def _refuse_broken(part: nn.Module, checkpoint: Checkpoint) -> None:
+    """Raise InputError naming the tensors that hold NaN or infinity: one such value spoils every answer.
+
+    A sum tells: it passes both on, reads once and takes no memory.
+    """
+    held: dict[str, mx.array] = dict(tree_flatten(part.parameters()))
+    sums = {name: mx.sum(array) for name, array in held.items() if array.dtype != mx.uint32}
+    mx.eval(sums)
+    broken = [name for name, total in sums.items() if not bool(mx.isfinite(total))]
+    if broken:
+        entry = checkpoint.stored.get(broken[0])
+        path = checkpoint.directory if entry is None else entry.file
+        raise InputError(f"the weights hold NaN or infinity: {names.listed(broken)}", path=path)
+
+
+def _read(
+    checkpoint: Checkpoint, wanted: Sequence[str], dtype: mx.Dtype | None
+) -> list[tuple[str, mx.array]]:
+    """The tensors called `wanted`, read file by file: one is open at a time, however many there are."""
+    files: dict[Path, list[str]] = {}
+    for name in wanted:
+        files.setdefault(checkpoint.stored[name].file, []).append(name)
+    found: list[tuple[str, mx.array]] = []
+    for file, inside in files.items():
+        arrays = [_cast(checkpoint.tensor(name), dtype) for name in inside]
+        try:
+            mx.eval(arrays)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise InputError("it could not be read to its end", path=file) from error
+        checkpoint.let_go(file)
+        found += zip(inside, arrays, strict=True)
+    return found
 
 
 def _cast(array: mx.array, dtype: mx.Dtype | None) -> mx.array:

@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 from safetensors.numpy import save_file
 
 from mlx_medlora.errors import InputError
-from mlx_medlora.files import read_json, write_json
+from mlx_medlora.files import keep_private, read_json, write_json
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.names import listed
 from mlx_medlora.gemma.tensorfiles import read_header
@@ -88,8 +88,10 @@ def write_adapter(directory: Path, adapter: Adapter) -> None:
     """Write `adapter` into `directory`, which must exist; an interrupt leaves the one before, not half."""
     partial = directory / f".{WEIGHTS}.partial"
     save_file(adapter.tensors, str(partial), metadata={"format": "mlx"})
+    keep_private(partial)
     os.replace(partial, directory / WEIGHTS)
     write_json(directory / CONFIG, adapter.config.model_dump(mode="json"))
+    keep_private(directory / CONFIG)
 
 
 def read_adapter_config(directory: Path) -> AdapterConfig:
@@ -167,7 +169,8 @@ def read_own_tensors(path: Path, layout: Layout) -> dict[str, npt.NDArray[np.flo
     shapes = {name: entry.shape for name, entry in header.items()}
     expected: dict[str, tuple[int, ...]] = {}
     for module, shape in layout.modules.items():
-        inputs, outputs = shapes.get(f"{module}.lora_a", (0,))[0], shapes.get(f"{module}.lora_b", (0,))[-1]
+        inputs = (shapes.get(f"{module}.lora_a") or (0,))[0]
+        outputs = (shapes.get(f"{module}.lora_b") or (0,))[-1]
         expected |= layer_tensors(module, inputs, outputs, shape.rank, layout)
     biases = {f"{name}.linear.bias" if name in layout.modules else f"{name}.bias" for name in layout.biases}
     whole = {name for name in shapes if name.endswith(("embed_tokens.weight", "lm_head.weight"))}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlx_medlora.errors import InputError
-from mlx_medlora.files import atomic_directory, refuse_nonempty
+from mlx_medlora.files import atomic_directory, refuse_nonempty, write_json
 from mlx_medlora.gemma.config import read_config
 from mlx_medlora.gemma.fingerprint import fingerprint, source_fingerprint
 from mlx_medlora.gemma.hub import resolve
@@ -22,6 +22,7 @@ from mlx_medlora.lora.adapter import (
 from mlx_medlora.lora.formats import detect, read_any
 from mlx_medlora.lora.model_card import CARD, model_card
 from mlx_medlora.lora.peft_export import write_peft
+from mlx_medlora.lora.provenance import TRAINING_DATA, read_provenance
 from mlx_medlora.settings import StrictModel
 
 
@@ -35,6 +36,7 @@ class Exchanged(StrictModel):
     layers: int
     tensors: int
     base: str
+    warning: str | None = None  # what to read before the result leaves the machine
 
     def __str__(self) -> str:
         return (
@@ -52,16 +54,19 @@ def export_adapter(directory: Path, output: Path, *, before_4_52: bool = False) 
     refuse_nonempty(output)
     config = read_adapter_config(directory)
     adapter = Adapter(config, read_own_tensors(directory / WEIGHTS, config))
-    with atomic_directory(output) as work:
+    about = read_provenance(directory)
+    with atomic_directory(output, private=True) as work:
         write_peft(work, adapter, before_4_52=before_4_52)
-        (work / CARD).write_text(model_card(directory, config), encoding="utf-8")
-    return _exchanged(directory, output, "mlx-medlora", "PEFT", adapter)
+        write_json(work / TRAINING_DATA, about.model_dump(mode="json"))
+        (work / CARD).write_text(model_card(directory, config, about), encoding="utf-8")
+    return _exchanged(directory, output, "mlx-medlora", "PEFT", adapter, about.warning)
 
 
 def import_adapter(directory: Path, output: Path, model: str | None = None) -> Exchanged:
     """Write the adapter in `directory`, of PEFT, mlx-lm or mlx-vlm, as one of this toolkit.
 
-    `model` is its base (directory or hub id); without it, the base that the adapter names. Only the
+    `model` is its base (directory or hub id); without it, the base that the adapter names, if it is here or
+    in the hub's cache. Only the
     base's configuration and headers are read. Raises InputError for whatever does not bind, a base that
     is not found, and an `output` that is not empty.
     """
@@ -75,9 +80,12 @@ def import_adapter(directory: Path, output: Path, model: str | None = None) -> E
     refuse_other_base(named, mine, source, directory)
     base = BaseModelId(id=named.id, fingerprint=mine, source=source)
     adapter = Adapter(adapter.config.model_copy(update={"base": base}), adapter.tensors)
-    with atomic_directory(output) as work:
+    about = read_provenance(directory)
+    with atomic_directory(output, private=True) as work:
         write_adapter(work, adapter)
-    return _exchanged(directory, output, kind, "mlx-medlora", adapter)
+        if (directory / TRAINING_DATA).is_file():
+            write_json(work / TRAINING_DATA, about.model_dump(mode="json"))
+    return _exchanged(directory, output, kind, "mlx-medlora", adapter, about.warning)
 
 
 def _base_directory(directory: Path, model: str | None) -> Path:
@@ -93,17 +101,19 @@ def _base_directory(directory: Path, model: str | None) -> Path:
         named = (
             read_adapter_config(directory).base.id if kind == "mlx-medlora" else convention(directory).model
         )
-    hint = "Give the base with --model: a directory or a hub id."
+    hint = "Give the base with --model: a directory, or a hub id to be downloaded."
     if not named or named == "unknown":
         raise InputError("does not say which model it was trained on", path=path, hint=hint)
     try:
-        return resolve(named)
+        return resolve(named, offline=True)  # what a stranger's adapter names is not downloaded unasked
     except InputError as error:
         message = f"its base {named!r} is not to be had: {error}"
         raise InputError(message, path=path, hint=hint) from error
 
 
-def _exchanged(source: Path, output: Path, before: str, after: str, adapter: Adapter) -> Exchanged:
+def _exchanged(
+    source: Path, output: Path, before: str, after: str, adapter: Adapter, warning: str | None
+) -> Exchanged:
     return Exchanged(
         source=str(source),
         output=str(output),
@@ -112,4 +122,5 @@ def _exchanged(source: Path, output: Path, before: str, after: str, adapter: Ada
         layers=len(adapter.config.modules),
         tensors=len(adapter.tensors),
         base=adapter.config.base.id,
+        warning=warning,
     )

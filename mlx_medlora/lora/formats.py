@@ -8,6 +8,7 @@ from typing import Literal
 from mlx_medlora.errors import InputError
 from mlx_medlora.files import read_json
 from mlx_medlora.gemma.model import Base
+from mlx_medlora.gemma.tensorfiles import refused_pickle
 from mlx_medlora.lora.adapter import CONFIG, WEIGHTS, Adapter, apply, read_adapter, refuse_other_base
 from mlx_medlora.lora.foreign import convention, read_foreign
 from mlx_medlora.lora.peft import PICKLE, read_peft
@@ -24,6 +25,8 @@ def detect(directory: Path) -> Format:
         return "PEFT"
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
+            if name == WEIGHTS and (pickle := refused_pickle(directory)):
+                raise pickle
             raise InputError(f"not an adapter directory: it has no {name}", path=directory)
     raw = read_json(directory / CONFIG)
     if isinstance(raw, dict) and "format_version" in raw:

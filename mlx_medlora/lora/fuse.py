@@ -19,6 +19,7 @@ from mlx_medlora.gemma.packing import Packing
 from mlx_medlora.lora.adapter import refuse_other_base
 from mlx_medlora.lora.formats import read_any
 from mlx_medlora.lora.merge import MergedCheckpoint
+from mlx_medlora.lora.provenance import read_provenance
 from mlx_medlora.settings import StrictModel
 
 Format = Literal["mlx", "hf"]
@@ -37,6 +38,7 @@ class FuseReport(StrictModel):
     tied_head: bool
     bytes: int
     seconds: float
+    warning: str | None = None  # what to read before the result leaves the machine
 
     def __str__(self) -> str:
         kind = self.settings.dtype if self.settings.bits is None else f"{self.settings.bits} bits"
@@ -79,8 +81,12 @@ def fuse(
     merged = MergedCheckpoint(open_checkpoint(source.directory, config), found)
     settings = settings_for(requantise, group_size, merged.dtype)
     packing = Packing(merged, settings.quantization, settings.dtype)
-    about = {"adapter": {"name": adapter.resolve().name, "base": found.config.base.model_dump()}}
-    with atomic_directory(output) as work:
+    trained = read_provenance(adapter)
+    base = found.config.base.model_dump()
+    about = {
+        "adapter": {"name": adapter.resolve().name, "base": base, "data": trained.model_dump(mode="json")}
+    }
+    with atomic_directory(output, private=True) as work:
         written = write_model(work, source, merged, packing, settings, about=about, progress=progress)
         if check is not None:
             check(work)
@@ -94,4 +100,5 @@ def fuse(
         tied_head=merged.config.tied_head,
         bytes=sum(file.bytes for file in written),
         seconds=round(time.perf_counter() - started, 3),
+        warning=trained.warning,
     )

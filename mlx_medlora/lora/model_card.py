@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -10,14 +10,14 @@ from jinja2 import Environment, StrictUndefined
 from mlx_medlora import __version__
 from mlx_medlora.files import read_json
 from mlx_medlora.lora.adapter import AdapterConfig
+from mlx_medlora.lora.provenance import RUN, Provenance
 
 CARD = "README.md"
-_RUN = "run.json"
 
-_TEMPLATE = """\
+_HEAD = """\
 ---
 base_model: {{ base }}
-library_name: peft
+library_name: {{ library }}
 pipeline_tag: image-text-to-text
 license: other
 license_name: health-ai-developer-foundations
@@ -25,11 +25,13 @@ license_link: https://developers.google.com/health-ai-developer-foundations/term
 tags: [medgemma, lora, clinical-error-detection, mlx-medlora]
 ---
 
-# LoRA adapter for {{ base }}
+# {{ heading }}
 
 **Research use only. Not a medical device, not clinically validated.** Do not use it to decide on the care
 of patients.
+"""
 
+_TEMPLATE = """
 ## The adapter
 
 | | |
@@ -54,6 +56,19 @@ of patients.
 {%- else -%}
 Not recorded.
 {%- endif %}
+{%- if source %}
+
+Source: {{ source }}
+{%- endif %}
+{%- if warning %}
+
+**Credentialed data**: {{ warning }}
+{%- endif %}
+
+What of the data this directory holds:
+{% for line in contains %}
+- {{ line }}
+{%- endfor %}
 
 ## Figures on the validation split
 
@@ -80,37 +95,49 @@ base = AutoModelForImageTextToText.from_pretrained("{{ base }}")
 model = PeftModel.from_pretrained(base, "this directory")
 ```
 
+"""
+
+_LICENCE = """\
 ## Licence
 
 MedGemma is provided under and subject to the Health AI Developer Foundations Terms of Use, found at
-https://developers.google.com/health-ai-developer-foundations/terms. This adapter is a derivative of it: who
-passes it on passes on these terms, and the restriction of clinical use that they contain.
+https://developers.google.com/health-ai-developer-foundations/terms. An adapter of it, and a
+model fused with one, is a derivative: who passes it on passes on these terms, and the restriction of clinical
+use that they contain.
 """
 
 
-def model_card(adapter: Path, config: AdapterConfig) -> str:
-    """The model card of the adapter in `adapter`, with what its `run.json` says of data and figures."""
-    path = adapter / _RUN
+def model_card(adapter: Path, config: AdapterConfig, about: Provenance) -> str:
+    """The model card of the adapter in `adapter`: its data as `about` says, the figures of its `run.json`."""
+    path = adapter / RUN
     raw = read_json(path) if path.is_file() else {}
     run: dict[str, Any] = raw if isinstance(raw, dict) else {}
     kind = "DoRA" if config.dora else "LoRA"
     form = f"rank-stabilised {kind}" if config.rslora else kind
-    template = Environment(undefined=StrictUndefined, autoescape=False).from_string(_TEMPLATE)
-    return template.render(
+    return _rendered(
+        _HEAD + _TEMPLATE + _LICENCE,
         base=config.base.id,
+        library="peft",
+        heading=f"LoRA adapter for {config.base.id}",
         config=config,
         form=form,
         version=__version__,
-        data=_splits(run.get("data")),
+        data=about.splits,
+        source=about.source,
+        warning=about.warning,
+        contains=about.contains,
         figures=_figures(run),
     )
 
 
-def _splits(data: Any) -> dict[str, dict[str, Any]]:
-    """The splits in `run.json`'s data block."""
-    given = data if isinstance(data, dict) else {}
-    needed = {"rows", "supervised_tokens", "sha256"}
-    return {name: one for name, one in given.items() if isinstance(one, dict) and needed <= set(one)}
+def base_card(model: str) -> str:
+    """The model card of a model without an adapter, a fused one for example: terms and notice, no figures."""
+    name = PurePath(model).name or model
+    return _rendered(_HEAD + "\n" + _LICENCE, base=name, library="mlx", heading=name)
+
+
+def _rendered(template: str, **values: Any) -> str:
+    return Environment(undefined=StrictUndefined, autoescape=False).from_string(template).render(values)
 
 
 def _figures(run: dict[str, Any]) -> dict[str, str]:

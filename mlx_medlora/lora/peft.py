@@ -43,7 +43,10 @@ def read_peft(directory: Path, model: Base) -> Adapter:
     header, _ = read_header(path)
     found = _sort(header, text_only=model.config.text_only)
     refuse(path, "of no layer of this model", found.unknown)
-    layout = _layout(directory, path, config, found, header, model)
+    try:
+        layout = _layout(directory, path, config, found, header, model)
+    except InputError as error:
+        raise error if error.path else InputError(str(error), path=directory / CONFIG) from error
     tensors = _tensors(path, found, layout, header, model)
     return Adapter(AdapterConfig(**layout.model_dump(), base=_base(config)), tensors)
 

@@ -6,11 +6,14 @@ Matching rules are PEFT's own (`check_target_module_exists`, `get_pattern_key`, 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import regex
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from mlx_medlora.errors import InputError
 from mlx_medlora.files import read_json
@@ -30,6 +33,8 @@ _HARMLESS = {
     "runtime_config",
     "task_type",
 }
+_MOST_PATTERNS = 4000  # and characters of one
+_MOST_REPEATS = 10_000  # a{100}{100} takes as much memory as it says
 _KEEPS_BASE = (True, False, None, "gaussian", "orthogonal", "eva", "default")
 
 
@@ -56,29 +61,31 @@ class PeftConfig(BaseModel):
     modules_to_save: list[str] | None = None
     init_lora_weights: bool | str | None = True
 
+    _seconds: float = PrivateAttr(1.0)  # left for matching patterns; sound ones take a hundredth
+
     def targets(self, modules: Iterable[str]) -> list[str]:
         """Those of `modules`, named as PEFT saw them, that carry LoRA."""
         return [name for name in modules if self._targeted(name)]
 
     def rank_of(self, module: str) -> int:
         """The rank of one module, by the first pattern that fits."""
-        return _by_pattern(self.rank_pattern, module, self.r)
+        return self._by_pattern(self.rank_pattern, module, self.r)
 
     def alpha_of(self, module: str) -> float:
         """The alpha of one module, by the first pattern that fits."""
-        return _by_pattern(self.alpha_pattern, module, self.lora_alpha)
+        return self._by_pattern(self.alpha_pattern, module, self.lora_alpha)
 
     def _targeted(self, name: str) -> bool:
-        if self.exclude_modules and _named(self.exclude_modules, name):
+        if self.exclude_modules and self._named(self.exclude_modules, name):
             return False
-        if any(re.match(rf"(^|.*\.){saved}($|\..*)", name) for saved in self.modules_to_save or ()):
+        if any(self._match(rf"(^|.*\.){saved}($|\..*)", name) for saved in self.modules_to_save or ()):
             return False
         if self.target_modules == "all-linear":
             return True
         targets = self.target_modules or []
         if isinstance(targets, str) or name in targets:
-            return _named(targets, name)
-        return _named(targets, name) and self._in_chosen_layer(name)
+            return self._named(targets, name)
+        return self._named(targets, name) and self._in_chosen_layer(name)
 
     def _in_chosen_layer(self, name: str) -> bool:
         chosen = self.layers_to_transform
@@ -86,25 +93,36 @@ class PeftConfig(BaseModel):
             return True
         patterns = self.layers_pattern or [r"[^.]*"]
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            found = re.match(rf"(?:^|.*?\.){pattern}\.(?P<index>\d+)\.", name)
+            found = self._match(rf"(?:^|.*?\.){pattern}\.(?P<index>\d+)\.", name)
             if found:
                 index = int(found["index"])
                 return index == chosen if isinstance(chosen, int) else index in chosen
         return False
 
+    def _named(self, targets: str | list[str], name: str) -> bool:
+        """A string is a regular expression for the whole name, a list holds ends of names."""
+        if isinstance(targets, str):
+            return self._match(rf"(?:{targets})\Z", name) is not None
+        return any(f".{name}".endswith(f".{target}") for target in targets)
 
-def _named(targets: str | list[str], name: str) -> bool:
-    """A string is a regular expression for the whole name, a list holds ends of names."""
-    if isinstance(targets, str):
-        return re.fullmatch(targets, name) is not None
-    return any(f".{name}".endswith(f".{target}") for target in targets)
+    def _by_pattern(self, patterns: dict[str, Any], module: str, usual: Any) -> Any:
+        for pattern, value in patterns.items():
+            if self._match(rf"(.*\.)?({pattern})$", module):
+                return value
+        return usual
 
+    def _match(self, pattern: str, name: str) -> Any:
+        """As `re.match`; all together may take seconds, since a pattern can be written to take years.
 
-def _by_pattern(patterns: dict[str, Any], module: str, usual: Any) -> Any:
-    for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return usual
+        Raises InputError where they take longer.
+        """
+        start = time.process_time()
+        try:
+            found = regex.match(pattern, name, timeout=max(self._seconds, 0.001))
+        except TimeoutError as error:
+            raise InputError(f"the pattern {pattern!r:.80} takes too long to be matched") from error
+        self._seconds -= time.process_time() - start
+        return found
 
 
 def read_peft_config(path: Path) -> PeftConfig:
@@ -144,10 +162,19 @@ def _refuse_unknown(config: PeftConfig, path: Path) -> None:
 
 def _refuse_bad_patterns(config: PeftConfig, path: Path) -> None:
     patterns = [*config.rank_pattern, *config.alpha_pattern, *(config.modules_to_save or ())]
-    for given in (config.target_modules, config.exclude_modules, config.layers_pattern):
+    for given in (config.target_modules, config.exclude_modules):
         patterns += [given] if isinstance(given, str) else []
+    layers = config.layers_pattern or []
+    patterns += [layers] if isinstance(layers, str) else layers
+    listed = [given for given in (config.target_modules, config.exclude_modules) if isinstance(given, list)]
+    if max(map(len, [patterns, *listed])) > _MOST_PATTERNS:
+        raise InputError(f"names more than {_MOST_PATTERNS:,} modules or patterns", path=path)
     for pattern in patterns:
+        repeats = prod(int(most) for most in re.findall(r"(\d{1,99})\s*\}", pattern) if int(most))
+        if repeats > _MOST_REPEATS or len(pattern) > _MOST_PATTERNS:
+            raise InputError(f"the pattern {pattern!r:.80} is too long, or repeats too much", path=path)
         try:
             re.compile(pattern)
-        except re.error as error:
-            raise InputError(f"{pattern!r} is not a regular expression: {error}", path=path) from error
+            regex.compile(pattern)
+        except (re.error, regex.error, OverflowError, RecursionError, MemoryError) as error:
+            raise InputError(f"{pattern!r:.80} is not a regular expression: {error}", path=path) from error

@@ -14,9 +14,10 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -24,10 +25,11 @@ import numpy as np
 from mlx.optimizers import Optimizer
 from mlx.utils import tree_flatten
 from pydantic import Field, ValidationError
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from mlx_medlora.errors import InputError
-from mlx_medlora.files import sha256, sync_tree, write_json
+from mlx_medlora.files import keep_private, sha256, sync_tree, write_json
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.lora.adapter import WEIGHTS
 from mlx_medlora.settings import StrictModel
@@ -91,13 +93,19 @@ def write_checkpoint(target: Path, fill: Callable[[Path], None], state: State, t
     """
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    fill(partial)
-    files = sorted(path for path in partial.rglob("*") if path.is_file())
-    hashes = {path.relative_to(partial).as_posix(): sha256(path) for path in files}
-    write_json(partial / TIMES, times.model_dump(mode="json"))
-    write_json(partial / STATE, state.model_copy(update={"files": hashes}).model_dump(mode="json"))
-    sync_tree(partial)
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    partial.mkdir(mode=0o700)
+    try:
+        fill(partial)
+        files = sorted(path for path in partial.rglob("*") if path.is_file())
+        hashes = {path.relative_to(partial).as_posix(): sha256(path) for path in files}
+        write_json(partial / TIMES, times.model_dump(mode="json"))
+        write_json(partial / STATE, state.model_copy(update={"files": hashes}).model_dump(mode="json"))
+        keep_private(partial)
+        sync_tree(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # where the disk is full, its room is needed
+        raise
     put(partial, target)
     _check(target)
 
@@ -105,7 +113,11 @@ def write_checkpoint(target: Path, fill: Callable[[Path], None], state: State, t
 def read_checkpoint(directory: Path) -> Checkpoint:
     """Read a checkpoint whole. Raises InputError naming what is damaged."""
     _check(directory)
-    names = [*_state(directory).files, STATE, TIMES]
+    state = _state(directory)
+    needed = {WEIGHTS, RANDOM, *([MOMENTS] if state.step else [])}
+    if lacking := sorted(needed - set(state.files)):
+        raise InputError(f"damaged: it does not name {', '.join(lacking)}", path=directory / STATE)
+    names = [*state.files, STATE, TIMES]
     return parse({name: (directory / name).read_bytes() for name in names})
 
 
@@ -127,6 +139,8 @@ def _state(directory: Path) -> State:
 def _check(directory: Path) -> None:
     for name, expected in _state(directory).files.items():
         path = directory / name
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise InputError(f"damaged: it names the file {name!r:.200}", path=directory / STATE)
         if not path.is_file() or sha256(path) != expected:
             raise InputError("damaged: it is not what was written", path=path)
     try:
@@ -147,7 +161,8 @@ def restore_moments(optimizer: Optimizer, model: Base, content: bytes) -> None:
     Raises InputError where it is that of another adapter.
     """
     optimizer.init(model.trainable_parameters())
-    found = {name: mx.array(value) for name, value in load(content).items()}
+    with _damage(MOMENTS):
+        found = {name: mx.array(value) for name, value in load(content).items()}
     leaves: dict[str, mx.array] = dict(tree_flatten(optimizer.state))
     shapes = {name: leaf.shape for name, leaf in leaves.items() if name != "learning_rate"}
     if shapes != {name: value.shape for name, value in found.items()}:
@@ -168,11 +183,23 @@ def _fill(tree: Any, found: dict[str, mx.array], prefix: str) -> None:
 def restore_adapter(model: Base, content: bytes) -> None:
     """Give `model` the trained values in a safetensors file. Raises InputError where they do not fit."""
     leaves: dict[str, mx.array] = dict(tree_flatten(model.trainable_parameters()))
-    found = load(content)
+    with _damage(WEIGHTS):
+        found = load(content)
     if {name: leaf.shape for name, leaf in leaves.items()} != {n: v.shape for n, v in found.items()}:
         raise InputError("the checkpoint's adapter has another shape than these settings give", path=WEIGHTS)
     model.load_weights([(n, mx.array(v).astype(leaves[n].dtype)) for n, v in found.items()], strict=False)
     mx.eval(model.trainable_parameters())
+
+
+@contextmanager
+def _damage(name: str) -> Iterator[None]:
+    """Say that a checkpoint's file makes no sense, whatever its reader raises."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError) as error:
+        raise InputError(f"damaged: it makes no sense ({error})", path=name) from error
+    except SafetensorError as error:
+        raise InputError(f"damaged: {error}", path=name) from error
 
 
 def random_states() -> bytes:
@@ -190,13 +217,14 @@ def random_states() -> bytes:
 
 def restore_random(content: bytes) -> None:
     """Continue the generators where `random_states` saw them."""
-    states = json.loads(content)
-    high, low = states["mlx"]
-    mx.random.seed(high << 32 | low)  # the key of a seed is its two halves
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, *rest = states["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    with _damage(RANDOM):
+        states = json.loads(content)
+        high, low = states["mlx"]
+        mx.random.seed(high << 32 | low)  # the key of a seed is its two halves
+        version, internal, gauss = states["python"]
+        random.setstate((version, tuple(internal), gauss))
+        name, keys, *rest = states["numpy"]
+        np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
 
 
 def seed_all(seed: int) -> None:

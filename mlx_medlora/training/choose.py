@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from mlx_medlora.device import CACHE
 from mlx_medlora.gemma.config import ModelConfig, Quantization
+from mlx_medlora.training.buckets import costliest
 from mlx_medlora.training.lengths import Lengths
 from mlx_medlora.training.memory import predict_memory
 from mlx_medlora.training.plan import GB
 from mlx_medlora.training.settings import TrainSettings
-from mlx_medlora.training.shapes import RowShape, adapter_shape, longest_batch
+from mlx_medlora.training.shapes import RowShape, adapter_shape
 
 _SMALL = 36 * GB  # up to this size macOS recommends two thirds for the GPU, above it three quarters
 
@@ -65,7 +66,7 @@ def peak(
     config: ModelConfig, settings: TrainSettings, rows: Sequence[RowShape], *, checkpointing: bool
 ) -> int:
     """Predicted peak in bytes, for the longest rows together."""
-    step = longest_batch(rows, settings.batch_size)
+    step = costliest(rows, settings.batch_size, settings.shards or 1)
     shape = adapter_shape(config, settings)
     return predict_memory(config, shape, settings, step, checkpointing=checkpointing).peak
 
@@ -93,9 +94,10 @@ def ladder(config: ModelConfig, settings: TrainSettings, lengths: Lengths) -> It
     """
     configs = _precisions(config)
     rows = (*lengths.train, *lengths.val)
-    sizes = [n for n in range(1, settings.batch_size + 1) if settings.batch_size % n == 0]
+    least = settings.shards or 1
+    sizes = [n for n in range(least, settings.batch_size + 1) if settings.batch_size % n == 0]
     always = settings.grad_checkpoint == "on"
-    steps = [(configs[0], 1, True)] if settings.grad_checkpoint == "auto" else []
+    steps = [(configs[0], sizes[0], True)] if settings.grad_checkpoint == "auto" else []
     steps += [(configs[0], size, always) for size in sizes]
     steps += [(one, settings.batch_size, always) for one in configs[1:]]
     for one, size, checkpointing in steps:

@@ -11,11 +11,12 @@ import mlx.core as mx
 from mlx_medlora.gemma.model import Gemma3
 from mlx_medlora.gemma.processor import Encoder
 from mlx_medlora.settings import StrictModel
-from mlx_medlora.training.batches import Buckets
+from mlx_medlora.training.buckets import Buckets
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import FeatureCache, ImageSource, PixelSource
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.setup import recomputes, set_up
+from mlx_medlora.training.shapes import row_shapes
 from mlx_medlora.training.trainer import Trainer
 
 
@@ -34,6 +35,7 @@ class DryRun(StrictModel):
     train_rows: int
     val_rows: int
     longest_row: int
+    replay_rows: int
     updates: int
     modules: int
     trainable_parameters: int
@@ -66,7 +68,7 @@ def dry_run(
     mx.reset_peak_memory()
     setup = set_up(model, data, settings, dtype)
     lengths = [len(example) for example in setup.train]
-    batches = Buckets(setup.train, settings.batch_size).in_order()[: settings.accumulate]
+    batches = Buckets(row_shapes(setup.train), settings.batch_size).in_order()[: settings.accumulate]
     window = [[setup.train[index] for index in batch] for batch in batches]
     looked_at = [example for batch in window for example in batch]
     features: ImageSource = PixelSource(setup.encoder)
@@ -91,6 +93,7 @@ def dry_run(
         train_rows=len(setup.train),
         val_rows=len(setup.val),
         longest_row=max(lengths),
+        replay_rows=trainer.plan().replay_rows,
         updates=trainer.total,
         modules=len(setup.modules),
         trainable_parameters=trainer.plan().trainable,

@@ -1,4 +1,8 @@
-"""What training tells those who watch it."""
+"""What training tells those who watch it: the public callback protocol.
+
+A listener is any function of one event, given to `run_training(..., listeners=[...])`. It is called in the
+run's own thread, in order, on the first rank only; what it raises ends the run. `docs/loggers.md` shows how.
+"""
 
 from __future__ import annotations
 
@@ -33,20 +37,25 @@ class States:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is about to run. `steps` are updates in all; `validation_rows` is 0 without a val split."""
+    """What is about to run. `steps` are updates in all; `validation_rows` is 0 without a val split.
+
+    `replay_rows` of the `rows` are general ones.
+    """
 
     rows: int
     validation_rows: int
     epochs: int
     steps: int
     trainable: int
+    replay_rows: int = 0
 
 
 @dataclass(frozen=True)
 class Step:
     """One update. `step` counts from 1; `loss` is the mean over `tokens` supervised tokens.
 
-    `gradient_norm` is the one before clipping; `rows_per_second` is over the run; memory in bytes.
+    `gradient_norm` is the one before clipping; `rows_per_second` is over the run; memory in bytes. Of `rows`
+    and `tokens`, `replay_rows` and `replay_tokens` are general ones; None in a run without any.
     """
 
     step: int
@@ -59,6 +68,8 @@ class Step:
     rows_per_second: float
     seconds_left: float
     peak_memory: int
+    replay_rows: int | None = None
+    replay_tokens: int | None = None
 
 
 @dataclass(frozen=True)

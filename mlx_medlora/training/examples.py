@@ -19,7 +19,7 @@ from mlx_medlora.errors import InputError
 from mlx_medlora.gemma.config import ModelConfig
 
 if TYPE_CHECKING:
-    from mlx_medlora.gemma.processor import Encoder
+    from mlx_medlora.gemma.processor import Encoded, Encoder
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Example:
     """One tokenised case.
 
     ids (L,) int32; supervised (L,) bool, True on the answer's tokens, `<end_of_turn>` included; images in
-    reading order; `where` is the row's place, as `train.jsonl:7`.
+    reading order; `where` is the row's place, as `train.jsonl:7`; `replay` marks a general row, no case.
     """
 
     ids: npt.NDArray[np.int32]
@@ -35,6 +35,7 @@ class Example:
     images: tuple[Path, ...]
     case_id: str
     where: str
+    replay: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -75,15 +76,23 @@ def build_examples(
             encoded = encoder.encode(conversation(case, with_answer=True), images, with_answer=True)
         except InputError as error:
             raise _at(case, dataset, f"case {case.id!r}: {error}", error.hint) from error
-        ids, supervised = encoded.ids, encoded.supervised
-        if supervise == "row":
-            supervised = ids != config.image_token_id
-        if double_bos:
-            ids, supervised = np.insert(ids, 0, config.bos_token_id), np.insert(supervised, 0, False)
+        ids, supervised = as_trained(encoded, config, supervise, double_bos)
         example = Example(ids, supervised, files, case.id, case.where)
         _check(example, case, dataset, config, limit)
         examples.append(example)
     return examples
+
+
+def as_trained(
+    encoded: Encoded, config: ModelConfig, supervise: Literal["answer", "row"], double_bos: bool
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    """Ids and supervised tokens of a row, (L,) each, as `supervise` and `double_bos` change them."""
+    ids, supervised = encoded.ids, encoded.supervised
+    if supervise == "row":
+        supervised = ids != config.image_token_id
+    if double_bos:
+        ids, supervised = np.insert(ids, 0, config.bos_token_id), np.insert(supervised, 0, False)
+    return ids, supervised
 
 
 def _check(example: Example, case: Case, dataset: Dataset, config: ModelConfig, limit: int) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_medlora.errors import Interrupted
+from mlx_medlora.files import keep_private
 from mlx_medlora.lora.adapter import CONFIG, WEIGHTS, BaseModelId, save_adapter
 from mlx_medlora.training import checkpoint
 from mlx_medlora.training.checkpoint import BEST, MOMENTS, RANDOM, Checkpoint, State, Times
@@ -68,6 +69,12 @@ class CheckpointKeeper:
         self.write(trainer)
         if self.ranks.any(self.stop.requested) and trainer.place.epoch <= self.settings.epochs:
             raise self._interrupted(trainer)
+
+    def before_failure(self, trainer: Trainer) -> None:
+        """Write a checkpoint of the last good adapter, unless there is no update that would be lost."""
+        if trainer.outcome.steps:
+            self.write(trainer)
+            self.ranks.any(False)  # the first rank has written when the others leave
 
     @contextmanager
     def validating(self, trainer: Trainer) -> Iterator[None]:
@@ -171,6 +178,7 @@ class CheckpointKeeper:
             if best is not None:
                 partial = directory / f".{name}.partial"
                 partial.write_bytes(found.files[name if here else f"{BEST}/{name}"])
+                keep_private(partial)
                 os.replace(partial, directory / name)
 
 

@@ -49,12 +49,16 @@ def kept_scores(heads: int, w: int, n: int, q: int, length: int) -> int:
 
 
 def checkpointed_layer(text: TextConfig, kinds: Sequence[str], w: int, n: int, q: int) -> int:
-    """Bytes that a decoder layer keeps with gradient checkpointing: its input and its last product's result.
+    """Bytes that a decoder layer keeps with gradient checkpointing.
+
+    What enters it, what enters its MLP, and its last product's result.
 
     The result is not kept where that product is trained: it is then computed again with the rest.
     """
     wide = text.hidden_size
-    return w * wide * n + (0 if "down_proj" in kinds else FP32 * wide * q)  # as the norm after it keeps it
+    return w * wide * (n + q) + (
+        0 if "down_proj" in kinds else FP32 * wide * q
+    )  # as the norm after it keeps it
 
 
 def updates(
@@ -120,14 +124,29 @@ def text_backward(text: TextConfig, w: int, n: int, length: int) -> int:
     return round(n * (norms + gated + w * 6 * heads * text.head_dim) + w * copies * scores)
 
 
-def text_forward(text: TextConfig, w: int, n: int, length: int) -> int:
-    """Bytes that computing one decoder layer again allocates beside what is kept of it.
+def text_again(
+    text: TextConfig, kinds: Sequence[str], rank: int, dropout: float, w: int, n: int, length: int
+) -> int:
+    """Bytes that a checkpointed layer's backward pass allocates, at its MLP or at its attention.
 
-    Normed inputs and their copies, the MLP's product, scores: as in the backward pass none is free again yet.
+    Each is computed again and then led back; what the first held is free before the second begins, since the
+    gradient goes on only when the layer's own are there. Counted in arrays as large as the hidden states, the
+    MLP's inner ones, the queries and the scores; how many of each is fitted to measured peaks.
     """
-    scores = text.num_attention_heads * n * length
-    scores = min(scores, SCORES) if w == FP32 else scores
-    return w * (n * (6 * text.hidden_size + 2 * text.intermediate_size) + 2 * scores)
+    each = n * (w + FP32) / 2  # recomputed in the model's dtype, led back in fp32
+    wide, heads = text.hidden_size, text.num_attention_heads
+    queries, scores = heads * text.head_dim, heads * length
+    of_mlp = [kind for kind in kinds if kind in ("gate_proj", "up_proj", "down_proj")]
+    inner = 14 if "down_proj" in kinds else 10  # where it is trained, its own product is computed again too
+    mlp = each * (24 * wide + inner * text.intermediate_size + 8 * queries)
+    mlp += updates(text_shapes(text), of_mlp, rank, dropout, w, n, n)
+    if w != FP32:
+        attention = each * (14 * wide + 17 * queries) + n * 4 * w * scores
+    elif n * scores <= KEPT_SCORES:
+        attention = each * (14 * wide + 17 * queries + 8.6 * scores)
+    else:
+        attention = each * (3 * wide + 31 * queries + 6.6 * scores) + 5.7 * w * min(n * scores, SCORES)
+    return round(max(mlp, attention))
 
 
 def tower_forward(vision: VisionConfig, w: int, *, fused: bool) -> int:

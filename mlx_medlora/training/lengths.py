@@ -14,6 +14,7 @@ from mlx_medlora.cases.schema import Case
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.settings import StrictModel
+from mlx_medlora.training.replay import read_replay
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.shapes import RowShape
 
@@ -65,9 +66,28 @@ def read_lengths(
     rows = [_as_trained(shape, settings, config) for shape in shapes]
     files = {file for case in cases for file in dataset.image_files(case)}
     count = len(splits["train"])
+    general = _replayed(settings, count, config, rate, encoder)
     return Lengths(
-        train=tuple(rows[:count]), val=tuple(rows[count:]), images=len(files), tokenised=len(exact)
+        train=(*rows[:count], *general),
+        val=tuple(rows[count:]),
+        images=len(files),
+        tokenised=len(exact) + (0 if encoder is None else len(general)),
     )
+
+
+def _replayed(
+    settings: TrainSettings, cases: int, config: ModelConfig, rate: float, encoder: Encoder | None
+) -> list[RowShape]:
+    """Shapes of the general rows that an epoch of so many `cases` replays."""
+    replay = read_replay(settings, cases)
+    if replay is None:
+        return []
+    if encoder is not None:
+        found = replay.examples(encoder, config, settings)
+        return [RowShape(len(example), example.targets, 0) for example in found]
+    texts = [(len(row.text) + len(row.output), len(row.output)) for row in replay.rows]
+    shapes = [RowShape(round(whole / rate) + _FRAME, round(answer / rate) + 1, 0) for whole, answer in texts]
+    return [_as_trained(shape, settings, config) for shape in shapes]
 
 
 def _tokenised(cases: Sequence[Case], encoder: Encoder | None, config: ModelConfig) -> dict[int, RowShape]:

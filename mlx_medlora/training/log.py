@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from mlx_medlora.errors import InputError
 from mlx_medlora.features.report import FeatureUse
-from mlx_medlora.files import sync_path
+from mlx_medlora.files import private_opener, sync_path
 from mlx_medlora.training.events import Epoch, Event, Features, Notice, Plan, Resumed, States, Step
 
 METRICS = "metrics.jsonl"
@@ -25,6 +25,8 @@ GIB = 2**30
 
 # What two equal runs do not have in common.
 _TIMES = ("rows_per_second", "seconds_left", "peak_memory", "seconds")
+
+_REPLAY = ("replay_rows", "replay_tokens")  # left out where nothing is replayed
 
 
 class MetricsFile:
@@ -42,7 +44,8 @@ class MetricsFile:
             return
         row = asdict(event)
         place = {"event": type(event).__name__.lower()} | {k: row[k] for k in ("step", "epoch") if k in row}
-        _append(self.metrics, place | {key: row[key] for key in row if key not in _TIMES})
+        absent = {key for key in _REPLAY if row.get(key) is None}
+        _append(self.metrics, place | {key: row[key] for key in row if key not in {*_TIMES, *absent}})
         _append(self.timings, place | {key: row[key] for key in row if key in _TIMES})
 
     def sizes(self) -> tuple[int, int]:
@@ -63,7 +66,7 @@ _LOST = "It was cut or removed, so this run cannot be continued exactly: train a
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8", newline="\n") as stream:
+    with open(path, "a", encoding="utf-8", newline="\n", opener=private_opener) as stream:
         stream.write(json.dumps(row, allow_nan=False) + "\n")
 
 
@@ -130,7 +133,8 @@ class ProgressBar:
 
     def _begin(self, plan: Plan) -> None:
         self.plan = plan
-        rows = f"{plan.rows} rows, {plan.validation_rows} for validation"
+        replayed = f" ({plan.replay_rows} of them replayed)" if plan.replay_rows else ""
+        rows = f"{plan.rows} rows{replayed}, {plan.validation_rows} for validation"
         self.console.print(f"{plan.trainable:,} trainable parameters; {rows}; {plan.steps} updates")
         if not plan.validation_rows:
             self.console.print("no validation split: the last epoch's adapter counts as the best")

@@ -31,7 +31,7 @@ class Memory(StrictModel):
     holds; adapter: trained parameters and AdamW's two moments, fp32; batch: features or pixels and masks of a
     batch; activations: kept for the backward pass; backward: what it allocates itself at its peak; logits: at
     supervised tokens; update: gradients and the new values beside the old; summed: gradients of earlier
-    batches of the same update.
+    batches, or parts of one, of the same update, and of shards.
     """
 
     text: int
@@ -89,6 +89,7 @@ def predict_memory(
     activations, backward = _activations(config, adapter, settings, step, checkpointing, w)
     logits = _LOGIT_COPIES[w] * kept.FP32 * min(LOGITS, step.targets * config.text.vocab_size)
     gradients = kept.FP32 * adapter.parameters
+    shards, parts = settings.shards or 1, settings.accumulate > 1 or step.parts > 1
     return Memory(
         text=sizes.text + kept.FP32 * adapter.saved,
         tower=sizes.tower,
@@ -99,7 +100,7 @@ def predict_memory(
         backward=backward,
         logits=logits,
         update=5 * gradients,  # gradients, clipped ones, new values, two new moments
-        summed=gradients if settings.accumulate > 1 else 0,
+        summed=gradients * (2 * shards if shards > 1 else int(parts)),
         tower_trained=trained,
     )
 
@@ -122,19 +123,19 @@ def _activations(
         return kept.text_layer(text, kinds, adapter.rank, settings.dropout, w, n, queries, step.length)
 
     trained = range(adapter.first, last + 1)
-    layers = [layer(index) for index in trained]
-    stream = w * text.hidden_size * n  # the hidden states between layers
-    backward = kept.text_backward(text, w, n, step.length) if len(layers) > 1 else 0
     tower = _tower(config, adapter, settings, step, w)
-    if not checkpointing:
-        return stream + sum(layers) + tower, backward
-    held = [
-        kept.checkpointed_layer(text, adapter.text.get(i, ()), w, n, step.targets if i == last else n)
-        for i in trained
-    ]
-    whole = any("down_proj" in kinds for kinds in adapter.text.values())
-    forward = kept.text_forward(text, w, n, step.length) if whole else 0
-    return sum(held) + tower, backward + forward + max(layers)
+    if checkpointing:
+        held = [
+            kept.checkpointed_layer(text, adapter.text.get(i, ()), w, n, step.targets if i == last else n)
+            for i in trained
+        ]
+        kinds = max(adapter.text.values(), key=len, default=())
+        again = kept.text_again(text, kinds, adapter.rank, settings.dropout, w, n, step.length)
+        return sum(held) + tower, again
+    stream = w * text.hidden_size * n  # the hidden states between layers
+    layers = [layer(index) for index in trained]
+    backward = kept.text_backward(text, w, n, step.length) if len(layers) > 1 else 0
+    return stream + sum(layers) + tower, backward
 
 
 def _tower(

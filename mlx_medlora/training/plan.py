@@ -10,12 +10,13 @@ from mlx_medlora.features.size import features_bytes
 from mlx_medlora.gemma import counts
 from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.settings import StrictModel
+from mlx_medlora.training.buckets import costliest
 from mlx_medlora.training.lengths import Lengths
 from mlx_medlora.training.memory import Memory, predict_memory
 from mlx_medlora.training.prefix import prefix_bytes
 from mlx_medlora.training.rates import STEP_SHARE
 from mlx_medlora.training.settings import TrainSettings
-from mlx_medlora.training.shapes import AdapterShape, RowShape, adapter_shape, longest_batch
+from mlx_medlora.training.shapes import AdapterShape, RowShape, adapter_shape
 from mlx_medlora.training.work import Work, row_work
 
 GB = 10**9
@@ -81,7 +82,7 @@ def make_plan(
     Raises InputError where a target names no layer.
     """
     adapter = adapter_shape(config, settings)
-    step = longest_batch(lengths.train, settings.batch_size)
+    step = costliest(lengths.train, settings.batch_size, settings.shards or 1)
     memory = predict_memory(config, adapter, settings, step, checkpointing=checkpointing)
     kept = settings.prefix_cache
     work = total_work(config, adapter, lengths.train, checkpointing=checkpointing, prefix_cache=kept)

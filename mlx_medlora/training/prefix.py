@@ -18,7 +18,8 @@ from mlx_medlora.features.store import Store
 from mlx_medlora.files import sha256
 from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.gemma.model import Base
-from mlx_medlora.training.batches import Shape, collate
+from mlx_medlora.training.batches import collate
+from mlx_medlora.training.buckets import Shape
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import ImageSource
 from mlx_medlora.training.prefix_stores import OpenStore

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from mlx_medlora.errors import InputError, Interrupted, MedloraError
 
 Item = TypeVar("Item")
 Tree = dict[str, Any]
+Share = tuple[mx.array, Tree]  # summed loss of some rows, and its gradients
 
 # What a launcher sets for each process: mlx.launch, Open MPI, MPICH.
 _LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
@@ -57,36 +58,54 @@ class Ranks:
         return self.rank == 0
 
     def rows(self, items: Sequence[Item]) -> list[Item]:
-        """This rank's share of a batch's rows: every size-th, so that shares differ by one row at most."""
+        """This rank's share of `items`: every size-th."""
         return list(items[self.rank :: self.size])
 
-    def refuse_small(self, batch_size: int) -> None:
-        """Raise InputError where some rank would never have a row."""
+    def shards(self, count: int) -> range:
+        """Which of a batch's `count` shards are this rank's."""
+        return range(self.rank, count, self.size)
+
+    def refuse_small(self, batch_size: int, shards: int | None = None) -> None:
+        """Raise InputError where a rank or shard would never have a row, or ranks not as many shards."""
         if batch_size < self.size:
             raise InputError(
                 f"--batch-size {batch_size} is shared by {self.size} ranks: some would have no row",
                 hint=f"--batch-size counts the rows of all ranks together: give {self.size} or more.",
             )
+        if shards is not None and (shards > batch_size or shards % self.size):
+            raise InputError(
+                f"--shards {shards} does not fit --batch-size {batch_size} on {self.size} ranks",
+                hint="Give a multiple of the number of ranks, and no more than the rows of a batch.",
+            )
 
-    def sum(
-        self, gradients: Tree | None, nll: float, tokens: int, like: Tree
-    ) -> tuple[Tree | None, float, int]:
-        """Gradients, their loss and its supervised tokens, summed over all ranks; the same bits on each.
+    def sum(self, shares: Sequence[Share | None], tokens: int, like: Tree) -> tuple[Tree, float, int]:
+        """Gradients, their loss and its supervised tokens, summed over all shares, alike on each rank.
 
-        `gradients` is None where this rank had no row; `like` then gives names and shapes.
+        `shares` are this rank's, None where it had no row; `like` gives names and shapes. More than one are
+        added in the order of all ranks' shares, so that the number of ranks changes no bit of the sum.
         """
-        if self.size == 1:
-            return gradients, nll, tokens
-        _, nll, count = self._open(numbers=(nll, float(tokens)))
-        own = _leaves(like if gradients is None else gradients)
-        flat = [(array.astype(mx.float32) * (gradients is not None)).reshape(-1) for array in own.values()]
-        summed = self._all_sum(mx.concatenate(flat))
-        ends = np.cumsum([array.size for array in own.values()])[:-1].tolist()
-        shaped = [
-            (name, part.reshape(array.shape).astype(array.dtype))
-            for (name, array), part in zip(own.items(), mx.split(summed, ends), strict=True)
-        ]
-        return tree_unflatten(shaped), nll, round(count)
+        if self.size == 1 and len(shares) == 1 and shares[0] is not None:
+            return shares[0][1], float(shares[0][0]), tokens
+        nll = sum(float(share[0]) for share in shares if share is not None)
+        if self.size > 1:
+            _, nll, count = self._open(numbers=(nll, float(tokens)))
+            tokens = round(count)
+        own = [_flat(like if share is None else share[1]) * (share is not None) for share in shares]
+        if self.size > 1 and len(own) == 1:
+            summed = self._exchanged(mx.distributed.all_sum, own[0])
+        else:
+            summed = self._in_order(mx.stack(own))
+        return _shaped(summed, like), nll, tokens
+
+    def _in_order(self, own: mx.array) -> mx.array:
+        """The sum of all ranks' shares, the first share first; `own` (K, P) are this rank's."""
+        count = own.shape[0]
+        rows = own if self.size == 1 else self._exchanged(mx.distributed.all_gather, own)
+        order = [rank * count + place for place in range(count) for rank in range(self.size)]
+        summed = rows[0]
+        for row in order[1:]:
+            summed = summed + rows[row]
+        return summed
 
     def total(self, value: float, count: int) -> tuple[float, int]:
         """A value and a count, each summed over all ranks."""
@@ -159,15 +178,18 @@ class Ranks:
         return bool(flagged), first, second
 
     def _all_sum(self, array: mx.array) -> mx.array:
+        return self._exchanged(mx.distributed.all_sum, array)
+
+    def _exchanged(self, how: Callable[..., mx.array], array: mx.array) -> mx.array:
         try:
-            summed = mx.distributed.all_sum(array, group=self.group, stream=mx.cpu)
-            mx.eval(summed)
+            found = how(array, group=self.group, stream=mx.cpu)
+            mx.eval(found)
         except RuntimeError as error:
             self.failed = True
             raise MedloraError(
                 f"rank {self.rank} of {self.size} lost the others: {error}", hint=_CONTINUE
             ) from error
-        return summed
+        return found
 
 
 def _message(failed: bool, flag: bool, numbers: tuple[float, float]) -> mx.array:
@@ -175,8 +197,22 @@ def _message(failed: bool, flag: bool, numbers: tuple[float, float]) -> mx.array
         return mx.array([float(failed), float(flag), *numbers], dtype=mx.float64)
 
 
-def _leaves(tree: Tree) -> dict[str, mx.array]:
-    return dict(tree_flatten(tree))
+def _flat(tree: Tree) -> mx.array:
+    """(P,) float32: all numbers of `tree` in a row."""
+    leaves: dict[str, mx.array] = dict(tree_flatten(tree))
+    return mx.concatenate([array.astype(mx.float32).reshape(-1) for array in leaves.values()])
+
+
+def _shaped(flat: mx.array, like: Tree) -> Tree:
+    """What `_flat` was given, in the shapes and types of `like`."""
+    leaves: dict[str, mx.array] = dict(tree_flatten(like))
+    ends = np.cumsum([array.size for array in leaves.values()])[:-1].tolist()
+    shaped = [
+        (name, part.reshape(array.shape).astype(array.dtype))
+        for (name, array), part in zip(leaves.items(), mx.split(flat, ends), strict=True)
+    ]
+    found: Tree = tree_unflatten(shaped)
+    return found
 
 
 ALONE = Ranks()

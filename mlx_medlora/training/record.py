@@ -5,9 +5,12 @@ from __future__ import annotations
 import platform
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Protocol
 
 from mlx_medlora import __version__
+from mlx_medlora.cases.source import DataSource
+from mlx_medlora.lora.provenance import CONTAINS
 from mlx_medlora.settings import StrictModel
 from mlx_medlora.training.checkpoint import Checkpoint
 from mlx_medlora.training.events import Epoch
@@ -29,7 +32,10 @@ class Spent(Protocol):
 
 
 class RunRecord(StrictModel):
-    """The contents of `run.json`. Losses are means over supervised tokens; memory in bytes."""
+    """The contents of `run.json`. Losses are means over supervised tokens; memory in bytes.
+
+    `source` is the data's mark; `contains` says what of the data the adapter holds.
+    """
 
     format_version: int = 1
     settings: TrainSettings
@@ -38,6 +44,8 @@ class RunRecord(StrictModel):
     trainable_parameters: int
     grad_checkpointing: bool
     data: dict[str, Any]
+    source: DataSource | None = None
+    contains: tuple[str, ...] = CONTAINS
     versions: dict[str, str]
     updates: int
     best_epoch: int | None
@@ -67,12 +75,13 @@ def record(
     trained = [epoch for epoch in outcome.epochs if epoch.epoch]
     best = next((epoch for epoch in trained if epoch.epoch == outcome.best_epoch), None)
     return RunRecord(
-        settings=settings,
+        settings=_without_places(settings),
         base=setup.base.model_dump(),
         modules=len(setup.modules),
         trainable_parameters=trainable,
         grad_checkpointing=recompute,
         data=data,
+        source=setup.source,
         versions=versions(),
         updates=outcome.steps,
         best_epoch=outcome.best_epoch,
@@ -94,8 +103,11 @@ def _before(epochs: list[Epoch]) -> dict[str, Any] | None:
 
 
 def describe_data(setup: Setup) -> dict[str, Any]:
-    """Rows, supervised tokens and SHA-256 of each split, under the dataset directory's own name."""
-    splits = {"train": setup.train, "val": setup.val}
+    """Rows, supervised tokens and SHA-256 of each split, under the dataset directory's own name.
+
+    General rows that are replayed are counted by themselves, under `replay`.
+    """
+    splits = {"train": [example for example in setup.train if not example.replay], "val": setup.val}
     described = {
         split: {
             "rows": len(examples),
@@ -105,7 +117,15 @@ def describe_data(setup: Setup) -> dict[str, Any]:
         for split, examples in splits.items()
         if examples
     }
+    if setup.replay is not None:
+        targets = sum(example.targets for example in setup.train if example.replay)
+        described["replay"] = setup.replay.about() | {"supervised_tokens": targets}
     return {"name": setup.dataset.root.resolve().name, **described}
+
+
+def _without_places(settings: TrainSettings) -> TrainSettings:
+    """The settings with a file's name in place of its path, which says something of this machine."""
+    return settings.model_copy(update={"replay": settings.replay and Path(settings.replay).name})
 
 
 def versions() -> dict[str, str]:

@@ -16,12 +16,12 @@ from mlx_medlora.training.checkpoint import STATE, TIMES, Checkpoint, parse, rea
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.workplace import Workplace, newest_first
 
-_FREE = {"checkpoint_every", "keep"}  # they decide nothing that is computed
+_FREE = {"checkpoint_every", "keep", "replay"}  # they decide nothing that is computed: `data` has its hash
 _SHAPE = {"rank", "target", "layers", "vision", "dora", "save_modules"}
-_ORDER = {"batch_size", "accumulate", "seed", "data"}
+_ORDER = {"batch_size", "accumulate", "seed", "replay_share", "data"}
 _REST = ("model", "data", "dtype")
 
-RECOMPUTE = "recompute"
+RECOMPUTE, SHARDED = "recompute", "sharded"
 
 Identity = dict[str, Any]
 
@@ -31,7 +31,7 @@ def identity(
 ) -> Identity:
     """What must not change while a run goes on, by the names that `--resume-anyway` takes.
 
-    `RECOMPUTE`, which is added to it, is no such name: what `auto` chose at first is kept.
+    `RECOMPUTE` and `SHARDED`, which are added to it, are no such names: what was chosen at first is kept.
     """
     hashes = {split: about["sha256"] for split, about in data.items() if isinstance(about, dict)}
     rest = {"model": base.fingerprint, "data": hashes, "dtype": dtype and str(dtype)}
@@ -88,7 +88,7 @@ def refuse_changes(before: Identity, now: Identity, anyway: Collection[str]) -> 
 
     Raises InputError naming each change that was not, with both values, and a change of the adapter's shape.
     """
-    named = {*before, *now} - {RECOMPUTE}
+    named = {*before, *now} - {RECOMPUTE, SHARDED}
     differing = [name for name in sorted(named) if _of(before, name) != _of(now, name)]
     if shape := sorted(_SHAPE & set(differing)):
         raise InputError(

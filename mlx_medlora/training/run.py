@@ -17,15 +17,17 @@ from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder
 from mlx_medlora.lora.adapter import CONFIG, WEIGHTS, save_adapter
 from mlx_medlora.training.checkpoint import Checkpoint, seed_all
-from mlx_medlora.training.events import Listener, Resumed
+from mlx_medlora.training.events import Listener, Notice, Resumed
 from mlx_medlora.training.features import ImageSource
 from mlx_medlora.training.images import Confirm, agree_on_prefix, fill_prefix, look, open_images
 from mlx_medlora.training.keeper import CheckpointKeeper
 from mlx_medlora.training.log import METRICS, TIMINGS
 from mlx_medlora.training.ranks import Ranks
 from mlx_medlora.training.record import RunRecord, describe_data, other_versions, record, versions
+from mlx_medlora.training.relief import naming_what_to_lower, refuse_too_large
 from mlx_medlora.training.resume import (
     RECOMPUTE,
+    SHARDED,
     accepted,
     find,
     identity,
@@ -115,9 +117,10 @@ def run_training(
     anyway = accepted(resume_anyway, resume)
     ranks = Ranks.join()
     with ranks.together():
-        ranks.refuse_small(settings.batch_size)
+        ranks.refuse_small(settings.batch_size, settings.shards)
         work = Workplace.open(output, resume=resume) if ranks.first else None
-        with ending(work, again), Stop(quiet=not ranks.first) as stop:
+        # `ending` turns Ctrl-C into Interrupted, which `together` takes for an end of all: so again, inside
+        with ending(work, again), Stop(quiet=not ranks.first) as stop, ranks.together():
             job = _Job(
                 model,
                 data,
@@ -147,8 +150,13 @@ def _train(
         images = look(setup, job.features, job.ranks, listeners, found_images)
         if below is not None:
             fill_prefix(below, setup, job.ranks, listeners)
-    recompute = _recompute(job, setup, found)
-    now = identity(job.settings, setup.base, about, job.dtype) | {RECOMPUTE: recompute}
+    shards = _shards(job, found)
+    recompute = _recompute(job, setup, found, shards)
+    if warning := refuse_too_large(setup, job.settings, recompute, shards):
+        for listener in listeners:
+            listener(Notice(warning))
+    chosen = {RECOMPUTE: recompute, SHARDED: shards}
+    now = identity(job.settings, setup.base, about, job.dtype) | chosen
     job.ranks.refuse_unlike(now)
     keeper = CheckpointKeeper(job.work, job.settings, setup.base, now, versions(), job.ranks, job.stop, start)
     trainer = Trainer(
@@ -164,6 +172,7 @@ def _train(
         ranks=job.ranks,
         below=below,
         recompute=recompute,
+        shards=shards,
     )
     seed_all(job.settings.seed)
     if found is not None:
@@ -172,7 +181,8 @@ def _train(
         tell = Resumed(found.state.step, trainer.total, (*remarks, *other_versions(found), *changes))
         for listener in listeners:
             listener(tell)
-    outcome = trainer.run()
+    with naming_what_to_lower(setup, job.settings, recompute, shards):
+        outcome = trainer.run()
     written = record(setup, about, job.settings, outcome, trainer.plan().trainable, keeper, recompute)
     if job.work is not None:
         _complete(job.work, setup, job.settings, written)
@@ -189,11 +199,17 @@ def _found(job: _Job) -> tuple[Checkpoint | None, list[str]]:
     return found, remarks
 
 
-def _recompute(job: _Job, setup: Setup, found: Checkpoint | None) -> bool:
+def _shards(job: _Job, found: Checkpoint | None) -> int:
+    """In how many shards a batch is computed: as the run began, where these ranks can share them evenly."""
+    began = 1 if found is None else int(found.state.identity.get(SHARDED, 1))
+    return job.settings.shards or (job.ranks.size if began % job.ranks.size else began)
+
+
+def _recompute(job: _Job, setup: Setup, found: Checkpoint | None, shards: int) -> bool:
     """Whether layers are computed again; what `auto` once chose is kept, and is the same on all ranks."""
     if job.settings.grad_checkpoint == "auto" and found is not None and RECOMPUTE in found.state.identity:
         return bool(found.state.identity[RECOMPUTE])
-    return job.ranks.any(job.ranks.first and recomputes(setup, job.settings, job.ranks.size))
+    return job.ranks.any(job.ranks.first and recomputes(setup, job.settings, shards))
 
 
 def _complete(work: Workplace, setup: Setup, settings: TrainSettings, written: RunRecord) -> None:

@@ -57,6 +57,12 @@ class TrainSettings(LoraSettings):
     prefix_cache: bool = Field(
         False, description="With --layers last:K: keep what enters the first trained layer, computed once."
     )
+    shards: int | None = Field(
+        None,
+        gt=0,
+        description="Shares in which a batch is computed, for the same bits on any number of ranks that "
+        "divides it; by default as many as there are ranks when the run begins.",
+    )
     patience: int | None = Field(
         None, gt=0, description="Stop after so many epochs without a lower validation loss."
     )
@@ -67,6 +73,12 @@ class TrainSettings(LoraSettings):
         "answer", description="What the loss is taken on; row: prompt and image markers too."
     )
     double_bos: bool = Field(False, description="Begin each row with two <bos>, as Google's notebook does.")
+    replay: str | None = Field(
+        None,
+        description="JSONL file of general question-answer rows (instruction, input, output) to train on "
+        "beside the cases, against forgetting.",
+    )
+    replay_share: float = Field(0.2, gt=0, lt=1, description="With --replay: their share of an epoch's rows.")
     seed: int = Field(0, ge=0, lt=2**32, description="Same seed, same adapter, byte for byte.")
     checkpoint_every: float = Field(
         5.0, ge=0, description="Minutes between checkpoints; each epoch ends with one too."

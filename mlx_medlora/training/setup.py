@@ -8,6 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_medlora.cases.dataset import Dataset
+from mlx_medlora.cases.source import DataSource
 from mlx_medlora.device import usable_memory
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma import names
@@ -19,15 +20,20 @@ from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder, load_processor
 from mlx_medlora.lora.adapter import BaseModelId
 from mlx_medlora.lora.layers import attach
+from mlx_medlora.training.buckets import costliest
 from mlx_medlora.training.examples import Example, build_examples
 from mlx_medlora.training.memory import predict_memory
+from mlx_medlora.training.replay import Replay, read_replay
 from mlx_medlora.training.settings import TrainSettings
-from mlx_medlora.training.shapes import adapter_shape, longest_batch, row_shapes
+from mlx_medlora.training.shapes import adapter_shape, row_shapes
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A model with a fresh adapter, and the examples to train and validate it on; `val` may be empty."""
+    """A model with a fresh adapter, and the examples to train and validate it on; `val` may be empty.
+
+    `source` is the mark of where the data comes from, `replay` says which general rows end `train`, if any.
+    """
 
     model: Base
     encoder: Encoder
@@ -36,6 +42,8 @@ class Setup:
     val: list[Example]
     base: BaseModelId
     modules: list[str]
+    source: DataSource | None = None
+    replay: Replay | None = None
 
     @property
     def trains_vision(self) -> bool:
@@ -53,6 +61,7 @@ def set_up(
     """
     dataset = Dataset.open(data)
     dataset.refuse_shared_ids()
+    mark = dataset.source()
     splits = {split: dataset.cases(split) for split in ("train", "val") if split in dataset.splits()}
     if "train" not in splits:
         raise InputError("the dataset has no training split (train.jsonl)", path=dataset.root)
@@ -62,6 +71,7 @@ def set_up(
             path=dataset.root,
             hint="Leave --patience out, or prepare the dataset with a validation split.",
         )
+    replay = read_replay(settings, len(splits["train"]))
     source = locate(model)
     config = read_config(source.directory)
     encoder = Encoder(load_processor(source.directory), config)
@@ -77,11 +87,14 @@ def set_up(
         )
         for split, cases in splits.items()
     }
+    if replay is not None:
+        examples["train"] += replay.examples(encoder, config, settings)
     _refuse_changing_prefix(settings, config)
     network = load_base(source.directory, dtype)
     modules = attach(network, settings, seed=settings.seed)
     base = base_id(source, config)
-    return Setup(network, encoder, dataset, examples["train"], examples.get("val", []), base, modules)
+    train, val = examples["train"], examples.get("val", [])
+    return Setup(network, encoder, dataset, train, val, base, modules, mark, replay)
 
 
 def _refuse_changing_prefix(settings: TrainSettings, config: ModelConfig) -> None:
@@ -101,15 +114,15 @@ def _refuse_changing_prefix(settings: TrainSettings, config: ModelConfig) -> Non
         )
 
 
-def recomputes(setup: Setup, settings: TrainSettings, ranks: int = 1) -> bool:
+def recomputes(setup: Setup, settings: TrainSettings, shards: int = 1) -> bool:
     """Whether layers are computed a second time for the backward pass; `auto`: where a step would not fit.
 
-    A rank of `ranks` has its share of a batch.
+    One of `shards` of a batch is computed at a time.
     """
     if settings.grad_checkpoint != "auto":
         return settings.grad_checkpoint == "on"
     config = setup.model.config.model_copy(update={"dtype": str(setup.model.dtype).removeprefix("mlx.core.")})
-    step = longest_batch(row_shapes(setup.train), -(-settings.batch_size // ranks))
+    step = costliest(row_shapes(setup.train), settings.batch_size, shards)
     shape = adapter_shape(config, settings)
     return predict_memory(config, shape, settings, step, checkpointing=False).step_peak > usable_memory()
 

@@ -25,12 +25,16 @@ class RowShape(NamedTuple):
 
 
 class StepShape(NamedTuple):
-    """One batch as the step sees it: `rows` padded to `length` tokens, `targets` and `images` in all."""
+    """What is computed at once: `rows` padded to `length` tokens, `targets` and `images` in all.
+
+    `parts`: in how many such steps the gradients of one batch are computed.
+    """
 
     rows: int
     length: int
     targets: int
     images: int
+    parts: int = 1
 
     @property
     def positions(self) -> int:
@@ -84,13 +88,6 @@ def adapter_shape(config: ModelConfig, settings: LoraSettings) -> AdapterShape:
         parameters=sum(prod(shape) for shape in tensors.values()),
         saved=saved,
     )
-
-
-def longest_batch(rows: Sequence[RowShape], batch_size: int, grain: int = 1) -> StepShape:
-    """The batch that costs most: the longest rows together, padded to a multiple of `grain`."""
-    batch = sorted(rows, reverse=True)[:batch_size]
-    length = -(-batch[0].tokens // grain) * grain
-    return StepShape(len(batch), length, sum(r.targets for r in batch), sum(r.images for r in batch))
 
 
 def lora_widths(config: ModelConfig, kinds: Sequence[str], *, tower: bool = False) -> list[tuple[int, int]]:

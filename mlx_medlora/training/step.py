@@ -13,21 +13,20 @@ from typing import Any
 
 import mlx.core as mx
 from mlx import nn
-from mlx.utils import tree_map
+from mlx.utils import tree_flatten, tree_map
 
-from mlx_medlora.errors import MedloraError
+from mlx_medlora.errors import NotANumber
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.lora.dropout import Keys, batch_keys, keyed
 from mlx_medlora.training import optimizer
 from mlx_medlora.training.batches import Arrays, Batch
 from mlx_medlora.training.loss import answer_loss
-from mlx_medlora.training.ranks import ALONE, Ranks
+from mlx_medlora.training.ranks import ALONE, Ranks, Share
 from mlx_medlora.training.schedule import learning_rate, warmup_steps
 from mlx_medlora.training.settings import TrainSettings
 
 Tree = Any  # dicts and lists of arrays
 _New = tuple[Tree, Tree, mx.array, mx.array]  # parameters, optimiser state, loss, gradient norm
-_Sums = tuple[mx.array, Tree]  # negative log-likelihood and gradients, summed over supervised tokens
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,14 @@ class Stepper:
         warmup: int | None = None,
         ranks: Ranks = ALONE,
         recompute: bool | None = None,
+        shards: int | None = None,
     ) -> None:
-        """`warmup` updates raise the rate; None: the share that `settings` name.
+        """`warmup` updates raise the rate; None: the share that `settings` name. `shards` of all ranks.
 
         `recompute` is gradient checkpointing; None: on where `settings` say so, and not by `auto`.
         """
         self.model, self.settings, self.total, self.ranks = model, settings, total, ranks
+        self.shards = shards or ranks.size
         self.warmup = warmup_steps(total, settings.warmup) if warmup is None else warmup
         self.optimizer = optimizer.adamw(settings.weight_decay)
         self.optimizer.init(model.trainable_parameters())
@@ -74,76 +75,69 @@ class Stepper:
         self._step = mx.compile(self._whole)
         self._apply = mx.compile(self._applied)
 
-    def update(self, window: Sequence[Batch | None], step: int, epoch: int) -> Update:
+    def update(self, window: Sequence[Batch], step: int, epoch: int) -> Update:
         """Update `step` (from 0) from the gradients of all batches in `window`, each token weighing the same.
 
-        A batch holds this rank's rows, and is None where it has none of that batch.
-        Raises MedloraError naming the update and the cases where loss or gradient is not a number; the
+        They hold this rank's rows. Raises NotANumber naming the update where loss or gradient is not one; the
         adapter and the optimiser are then unchanged.
         """
         rate = learning_rate(step, self.total, self.warmup, self.settings.lr, self.settings.schedule)
-        own = [batch for batch in window if batch is not None]
         before = self.model.trainable_parameters(), dict(self.optimizer.state)
         try:
-            found, state, nll, norm, tokens = self._updated(window, own, step, rate, *before)
+            found, state, nll, norm, tokens = self._updated(window, step, rate, *before)
         except BaseException:  # tracing leaves arrays behind that have no values
             found, state = before
             raise
         finally:
             self.model.update(found)
             self.optimizer.state = state
-        self._refuse_broken(own, nll, norm, f"update {step + 1}, epoch {epoch}")
-        return Update(nll / tokens, norm, rate, tokens, sum(len(batch.case_ids) for batch in own))
+        refuse_broken("loss", nll, f"update {step + 1}, epoch {epoch}")
+        refuse_broken("gradient", norm, f"update {step + 1}, epoch {epoch}")
+        return Update(nll / tokens, norm, rate, tokens, sum(len(batch.case_ids) for batch in window))
+
+    def is_sound(self, batch: Batch) -> bool:
+        """Whether loss and gradients of `batch` are numbers, as the adapter stands."""
+        loss, gradients = self.gradient(batch.arrays)
+        leaves: dict[str, mx.array] = dict(tree_flatten(gradients))
+        return all(bool(mx.isfinite(array).all()) for array in (loss, *leaves.values()))
 
     def _updated(
-        self,
-        window: Sequence[Batch | None],
-        own: Sequence[Batch],
-        step: int,
-        rate: float,
-        parameters: Tree,
-        state: Tree,
+        self, window: Sequence[Batch], step: int, rate: float, parameters: Tree, state: Tree
     ) -> tuple[Tree, Tree, float, float, int]:
         """New parameters and state, summed loss, gradient norm and supervised tokens: one function or two."""
-        tokens = sum(batch.supervised for batch in own)
-        if self.ranks.size == 1 and len(window) == 1:
+        tokens = sum(batch.supervised for batch in window)
+        if self.shards == 1 and len(window) == 1:
             scalars = mx.array([tokens, rate], mx.float32)
-            keys = self._keys(step, 0, own[0])
-            found = self._step(parameters, state, scalars, own[0].arrays, keys)
+            found = self._step(parameters, state, scalars, window[0].arrays, self._keys(step, window[0]))
         else:
-            sums = self._sums(window, parameters, step)
-            gradients, total = (sums[1], sums[0]) if sums else (None, mx.array(0.0))
-            if self.ranks.size > 1:
-                gradients, nll, tokens = self.ranks.sum(gradients, float(total), tokens, parameters)
-                total = mx.array(nll)
+            own = self.ranks.shards(self.shards)
+            shares = [self._sums([b for b in window if b.shard == one], parameters, step) for one in own]
+            gradients, nll, tokens = self.ranks.sum(shares, tokens, parameters)
             scalars = mx.array([tokens, rate], mx.float32)
-            found = self._apply(parameters, state, total, gradients, scalars)
+            found = self._apply(parameters, state, mx.array(nll), gradients, scalars)
         mx.eval(found)
         return found[0], found[1], float(found[2]), float(found[3]), tokens
 
-    def _sums(self, batches: Sequence[Batch | None], parameters: Tree, step: int) -> _Sums | None:
-        """Loss and gradients of this rank's rows; None without any.
+    def _sums(self, batches: Sequence[Batch], parameters: Tree, step: int) -> Share | None:
+        """Loss and gradients of one shard's rows; None without any.
 
         They are added to zeros from the first batch on: so it is one function, traced once for each shape.
         """
-        if not any(batches):
+        if not batches:
             return None
-        sums: _Sums = mx.array(0.0), tree_map(mx.zeros_like, parameters)
-        for part, batch in enumerate(batches):
-            if batch is not None:
-                sums = self._add(parameters, sums, batch.arrays, self._keys(step, part, batch))
-                mx.eval(sums)
+        sums: Share = mx.array(0.0), tree_map(mx.zeros_like, parameters)
+        for batch in batches:
+            sums = self._add(parameters, sums, batch.arrays, self._keys(step, batch))
+            mx.eval(sums)
         return sums
 
-    def _keys(self, step: int, part: int, batch: Batch) -> Keys | None:
+    def _keys(self, step: int, batch: Batch) -> Keys | None:
         if self.settings.dropout == 0:
             return None
-        rank, size = self.ranks.rank, self.ranks.size  # a row has its place in the whole batch
-        rows = range(rank, rank + size * len(batch.case_ids), size)
         seen = None if batch.arrays.pixels is None else batch.images
-        return batch_keys(self.settings.seed, step, part, rows, seen)
+        return batch_keys(self.settings.seed, step, batch.part, batch.places, seen)
 
-    def _found(self, parameters: Tree, arrays: Arrays, keys: Keys | None) -> _Sums:
+    def _found(self, parameters: Tree, arrays: Arrays, keys: Keys | None) -> Share:
         """Traced: this batch's loss and gradients."""
         self.traces += 1
         self.model.update(parameters)
@@ -151,7 +145,7 @@ class Stepper:
             nll, gradients = self.gradient(Arrays(*arrays))
         return nll, gradients
 
-    def _summed(self, parameters: Tree, sums: _Sums, arrays: Arrays, keys: Keys | None) -> _Sums:
+    def _summed(self, parameters: Tree, sums: Share, arrays: Arrays, keys: Keys | None) -> Share:
         """Traced: `sums` with this batch's loss and gradients added."""
         nll, gradients = self._found(parameters, arrays, keys)
         return sums[0] + nll, optimizer.add(sums[1], gradients)
@@ -175,16 +169,11 @@ class Stepper:
         keep = lambda new, old: mx.where(sound, new, old)  # noqa: E731
         return tree_map(keep, updated, parameters), tree_map(keep, self.optimizer.state, state), nll, norm
 
-    def _refuse_broken(self, window: Sequence[Batch], nll: float, norm: float, where: str) -> None:
-        cases = [case for batch in window for case in batch.case_ids]
-        refuse_broken("loss", nll, where, cases)
-        refuse_broken("gradient", norm, where, cases)
 
-
-def refuse_broken(what: str, value: float, where: str, cases: Sequence[str]) -> None:
-    """Raise MedloraError where `value` is not a finite number."""
+def refuse_broken(what: str, value: float, where: str) -> None:
+    """Raise NotANumber where `value` is not a finite number."""
     if not math.isfinite(value):
-        raise MedloraError(
-            f"the {what} is {value} at {where}; cases: {', '.join(cases)}",
-            hint="Lower --lr, or look at these cases; the adapter was not changed by this update.",
+        raise NotANumber(
+            f"the {what} is {value} at {where}",
+            hint="Lower --lr, or look at these rows; the adapter was not changed by this update.",
         )

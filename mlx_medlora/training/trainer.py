@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from time import perf_counter
 from typing import Literal, Protocol
@@ -13,15 +13,18 @@ from typing import Literal, Protocol
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from mlx_medlora.errors import InputError
+from mlx_medlora.errors import InputError, NotANumber
 from mlx_medlora.gemma.model import Base
-from mlx_medlora.training.batches import Batch, Below, Buckets, collate
+from mlx_medlora.training.batches import Below
+from mlx_medlora.training.buckets import Buckets
 from mlx_medlora.training.events import Epoch, Event, Listener, Plan, Step
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import ImageSource
+from mlx_medlora.training.feed import Feed
 from mlx_medlora.training.loss import answer_loss
 from mlx_medlora.training.ranks import ALONE, Ranks
 from mlx_medlora.training.settings import TrainSettings
+from mlx_medlora.training.shapes import row_shapes
 from mlx_medlora.training.step import Stepper, Update, refuse_broken
 
 Kind = Literal["best", "last"]
@@ -66,6 +69,9 @@ class Keeper(Protocol):
     def after_epoch(self, trainer: Trainer) -> None:
         """Hear that an epoch is done and validated."""
 
+    def before_failure(self, trainer: Trainer) -> None:
+        """Hear that an update is refused, on all ranks at once; all is as it was before it."""
+
     def validating(self, trainer: Trainer) -> AbstractContextManager[None]:
         """A context around each validation, which changes nothing in the state."""
 
@@ -93,8 +99,11 @@ class Trainer:
         ranks: Ranks = ALONE,
         below: Below | None = None,
         recompute: bool | None = None,
+        shards: int | None = None,
     ) -> None:
-        """Raises InputError for an empty training set, or patience without validation."""
+        """Each batch is computed in `shards`, one for each rank by default.
+
+        Raises InputError for an empty training set, or patience without validation."""
         if not train:
             raise InputError("there are no training examples")
         if settings.patience is not None and not val:
@@ -102,15 +111,17 @@ class Trainer:
                 "patience needs a validation split, and this dataset has none",
                 hint="Leave --patience out, or prepare the dataset with a validation split.",
             )
-        self.model, self.train, self.val, self.features = model, train, val, features
+        self.model, self.train, self.val = model, train, val
         self.settings, self.save, self.validate = settings, save, validate
-        self.listeners, self.keeper, self.ranks, self.below = listeners, keeper, ranks, below
+        self.listeners, self.keeper, self.ranks = listeners, keeper, ranks
         self.outcome, self.place = Outcome(), Place()
         batches = math.ceil(len(train) / settings.batch_size)
         self.total = math.ceil(batches / settings.accumulate) * settings.epochs
-        self.stepper = Stepper(model, settings, self.total, ranks=ranks, recompute=recompute)
-        self.buckets = Buckets(train, settings.batch_size)
-        self.val_buckets = Buckets(val, settings.batch_size)
+        shards = shards or ranks.size
+        self.stepper = Stepper(model, settings, self.total, ranks=ranks, recompute=recompute, shards=shards)
+        self.feed = Feed(model.config, features, below, ranks, shards)
+        self.buckets = Buckets(row_shapes(train), settings.batch_size)
+        self.val_buckets = Buckets(row_shapes(val), settings.batch_size)
         self.started = perf_counter()
         self.rows_done = self.steps_done = 0  # by this process, since `started`
 
@@ -132,7 +143,8 @@ class Trainer:
         """What `run` is going to do."""
         trained: dict[str, mx.array] = dict(tree_flatten(self.model.trainable_parameters()))
         trainable = sum(array.size for array in trained.values())
-        return Plan(len(self.train), len(self.val), self.settings.epochs, self.total, trainable)
+        replayed = sum(example.replay for example in self.train)
+        return Plan(len(self.train), len(self.val), self.settings.epochs, self.total, trainable, replayed)
 
     def _tell(self, event: Event) -> None:
         for listener in self.listeners:
@@ -160,19 +172,35 @@ class Trainer:
     def update(self, window: Sequence[Sequence[Example]], epoch: int) -> Step:
         """One update from the gradients of all batches in `window`, each token weighing the same.
 
-        Raises MedloraError naming the update and the cases where loss or gradient is not a number.
+        Raises NotANumber naming the update and the rows where loss or gradient is not one; adapter and
+        optimiser are then as they were, and the keeper has been told so.
         """
-        batches = [self._collated(examples, self.buckets) for examples in window]
-        done = self.stepper.update(batches, self.outcome.steps, epoch)
+        batches = list(self.feed.batches(window, self.buckets))
+        try:
+            done = self.stepper.update(batches, self.outcome.steps, epoch)
+        except NotANumber as error:
+            if self.keeper:
+                self.keeper.before_failure(self)
+            self._name_rows(error, [example for examples in window for example in examples])
+            raise
         rows = sum(len(examples) for examples in window)
         self.outcome.steps, self.steps_done = self.outcome.steps + 1, self.steps_done + 1
         self.rows_done += rows
-        return self._report(epoch, done, rows)
+        return replace(self._report(epoch, done, rows), **self._replayed(window))
 
-    def _collated(self, examples: Sequence[Example], buckets: Buckets) -> Batch | None:
-        """This rank's rows of a batch, padded as the whole of it is; None where it has no row."""
-        own, shape = self.ranks.rows(examples), buckets.shape(examples)
-        return collate(own, self.features, self.model.config, shape, self.below) if own else None
+    def _replayed(self, window: Sequence[Sequence[Example]]) -> dict[str, int]:
+        """How many rows and supervised tokens of an update are general ones; nothing in a run without any."""
+        if not self.settings.replay:
+            return {}
+        general = [example for examples in window for example in examples if example.replay]
+        return {"replay_rows": len(general), "replay_tokens": sum(example.targets for example in general)}
+
+    def _name_rows(self, error: NotANumber, examples: Sequence[Example]) -> None:
+        """Add to `error` those of its `examples` that alone give no number, or all where each alone does."""
+        self.model.eval()
+        broken = [example for example in examples if not self.stepper.is_sound(self.feed.alone(example))]
+        named = [f"{example.where} (case {example.case_id})" for example in broken or examples]
+        error.message += f"; row: {', '.join(named)}" if broken else f"; among the rows {', '.join(named)}"
 
     def _report(self, epoch: int, done: Update, rows: int) -> Step:
         elapsed = perf_counter() - self.started
@@ -219,11 +247,14 @@ class Trainer:
         self.model.eval()
         nll, tokens = 0.0, 0
         for indices in self.val_buckets.in_order():
-            batch = self._collated([self.val[index] for index in indices], self.val_buckets)
-            if batch is not None:
+            for batch in self.feed.batches([[self.val[index] for index in indices]], self.val_buckets):
                 own_loss = answer_loss(self.model, batch.arrays, first=self.stepper.first)
                 nll, tokens = nll + float(own_loss), tokens + batch.supervised
-                refuse_broken("validation loss", nll, f"epoch {epoch}", batch.case_ids)
+                try:
+                    refuse_broken("validation loss", nll, f"epoch {epoch}")
+                except NotANumber as error:
+                    self._name_rows(error, [self.val[index] for index in indices])
+                    raise
         nll, tokens = self.ranks.total(nll, tokens)
         return nll / tokens
 

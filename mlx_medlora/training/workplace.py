@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from mlx_medlora.errors import InputError, Interrupted, MedloraError
-from mlx_medlora.files import disk_is_full, plain_os_errors, refuse_nonempty, sync_path, sync_tree
+from mlx_medlora.files import (
+    disk_is_full,
+    keep_private,
+    plain_os_errors,
+    refuse_nonempty,
+    sync_path,
+    sync_tree,
+    why_full,
+)
 
 CHECKPOINTS = "checkpoints"
 FINISHED = "run.json"  # the last file that a run writes
@@ -48,6 +56,7 @@ class Workplace:
             )
         with plain_os_errors(output):
             path.mkdir(parents=True, exist_ok=True)
+            path.chmod(0o700)
             work = cls(output, path, _take(path))
         mend(work.checkpoints)
         shutil.rmtree(work.finished, ignore_errors=True)
@@ -79,6 +88,7 @@ class Workplace:
 
     def complete(self) -> None:
         """Rename `finished` to the output; the run is then over. Killed before that, it can be resumed."""
+        keep_private(self.finished)
         sync_tree(self.finished)
         os.replace(self.finished, self.output)
         sync_path(self.output.parent)
@@ -113,7 +123,7 @@ def ending(work: Workplace | None, again: str) -> Iterator[None]:
             with plain_os_errors(work.output):
                 raise
         if disk_is_full(error):
-            message = f"no space left on the disk of {work.output}; the last checkpoint is whole"
+            message = f"{why_full(error)} while training {work.output}; the last checkpoint is whole"
             raise MedloraError(message, hint=f"Free some space. {saved}") from error
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted("interrupted; the last checkpoint is whole", hint=saved) from error
@@ -152,18 +162,25 @@ def put(partial: Path, target: Path) -> None:
 
 def _take(path: Path) -> int:
     """Lock the directory. Raises InputError naming the process that has it."""
-    descriptor = os.open(path / _OWNER, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(path / _OWNER, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not _names(path / _OWNER, descriptor):
             raise BlockingIOError  # that run was completed, and so renamed, since the file was opened
-    except OSError as error:
+    except BlockingIOError as error:
         owner = _owner(descriptor)
         os.close(descriptor)
         raise InputError(
             f"another run writes here: process {owner.get('pid', '?')} on {owner.get('host', '?')}",
             path=path,
             hint="Wait for it, stop it, or choose another --output.",
+        ) from error
+    except OSError as error:  # some network disks
+        os.close(descriptor)
+        raise InputError(
+            f"this disk cannot keep two runs apart: locking a file gives {os.strerror(error.errno or 0)!r}",
+            path=path,
+            hint="Choose an --output on a local disk, and copy the finished adapter.",
         ) from error
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode() + b"\n", 0)

@@ -38,6 +38,20 @@ def test_the_figures_of_a_scorecard() -> None:
         assert sum(line.startswith(f"{name}: ") for line in said.splitlines()) == 1
 
 
+def test_the_page() -> None:
+    said = run("bench_report.py", "--quick")
+    assert said.startswith("page: ")
+    names = ("loaded", "shown", "filter", "sort", "reset", "all")
+    found = [name for name in names if any(line.startswith(f"{name}: ") for line in said.splitlines())]
+    assert tuple(found) == names or "browser: none here" in said
+
+
+def test_what_replay_keeps() -> None:
+    said = run("bench_replay.py", "--quick")
+    for name in ("plain", "replay", "ratio"):
+        assert sum(line.startswith(f"seed 0 {name}: ") for line in said.splitlines()) == 1
+
+
 @pytest.mark.slow
 def test_the_step_of_a_gpu_on_the_tiny_shape() -> None:
     said = run("gpu_step.py", "--shape", "tiny", "--rounds", "1", "--rows", "2", "--steps", "1")

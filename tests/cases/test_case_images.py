@@ -118,3 +118,21 @@ def test_damage_gives_an_image_or_an_input_error_and_nothing_else(tmp_path_facto
     path.write_bytes(bytes(content))
     with suppress(InputError):
         assert open_image(path).mode == "RGB"
+
+
+def test_readers_that_start_programs_are_not_asked(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n")
+    with pytest.raises(InputError, match="not an image of a known kind"):
+        open_image(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("mode", ["I;16", "F", "RGBA", "LA"])
+def test_strips_change_no_pixel(tmp_path, monkeypatch, mode):
+    grey = np.random.default_rng(3).integers(0, 5000, (50, 31))
+    made = Image.fromarray(grey.astype(np.uint16 if mode == "I;16" else np.float32))
+    if mode in ("RGBA", "LA"):
+        made = Image.fromarray(np.random.default_rng(4).integers(0, 256, (50, 31, 4), np.uint8)).convert(mode)
+    made.save(tmp_path / "x.tiff")
+    whole = np.asarray(open_image(tmp_path / "x.tiff"))
+    monkeypatch.setattr(images, "_STRIP", 100)
+    assert np.array_equal(np.asarray(open_image(tmp_path / "x.tiff")), whole)

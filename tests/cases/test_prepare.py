@@ -86,7 +86,7 @@ def test_a_table_becomes_a_dataset_that_opens(tmp_path, images):
     assert len(names) == 24
     assert all(not one & other for one, other in combinations(patients.values(), 2))
     stats = json.loads((tmp_path / "out/dataset_stats.json").read_text("utf-8"))
-    assert stats == made.model_dump(exclude={"output"})
+    assert stats == made.model_dump(exclude={"output", "data_source"})
     assert "| cases | 24 | 12 | 6 | 6 |" in (tmp_path / "out/README.md").read_text("utf-8")
 
 
@@ -185,7 +185,10 @@ def test_a_truncated_image_is_refused(tmp_path, images):
         ({"image": "/etc/hostname"}, r"cases\.csv:2: the image path '/etc/hostname' is absolute"),
         ({"image": "a/../../cases.csv"}, r"cases\.csv:2: the image path .* leaves its directory"),
         ({"image": "link.png"}, r"cases\.csv:2: the image 'link\.png' lies outside"),
-        ({"label": "WRONG"}, r"cases\.csv:2: label: the label must be ERROR or CORRECT \(got 'WRONG'\)"),
+        (
+            {"label": "WRONG"},
+            r"cases\.csv:2: label: the label must be ERROR or CORRECT \(got a text of 5 .*, not shown\)",
+        ),
         ({"id": "case3"}, r"cases\.csv:5: the id 'case3' was used on line 2 already"),
     ],
 )
@@ -266,3 +269,21 @@ def test_phantoms_need_a_number_that_fills_the_splits(tmp_path):
         prepare_phantoms(0, tmp_path / "out")
     with pytest.raises(InputError, match="the train split would be empty: val 2, test 2, of 4"):
         prepare_phantoms(4, tmp_path / "out", val=2, test=2)
+
+
+def test_a_formula_stays_text_and_reaches_no_spreadsheet(tmp_path):
+    """Cells are kept as written; `prepare` writes JSON and Markdown, which no spreadsheet computes."""
+    formulas = {"age": "=1+1", "finding": "=cmd|'/C calc'!A0", "treatment": "@SUM(A1)", "id": "+7"}
+    row = {"modality": "-xray|<b>", "image": "", "gender": "F", "label": "CORRECT", **formulas}
+    names = ["id", "modality", "image", "age", "gender", "finding", "treatment", "label"]
+    (tmp_path / "t.csv").write_text(",".join(names) + "\n" + ",".join(f'"{row[name]}"' for name in names))
+    prepare_table(tmp_path / "t.csv", None, tmp_path / "out", val=0)
+    [case] = [json.loads(line) for line in (tmp_path / "out/train.jsonl").read_text("utf-8").splitlines()]
+    assert case["id"] == "+7"
+    assert all(text in case["input"] for text in ("=1+1", "=cmd|'/C calc'!A0", "@SUM(A1)"))
+    assert {path.suffix for path in (tmp_path / "out").rglob("*") if path.is_file()} == {
+        ".json",
+        ".jsonl",
+        ".md",
+    }
+    assert "| modality: -xray\\|&lt;b> | 1 | 1 |" in (tmp_path / "out/README.md").read_text("utf-8")

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlx_medlora.cases import table_files
 from mlx_medlora.cases.table import read_table
 from mlx_medlora.errors import InputError
 
@@ -58,7 +59,8 @@ def test_several_images_no_image_and_empty_optional_cells(tmp_path):
 def test_a_cell_may_span_lines_and_later_lines_still_count_right(tmp_path):
     text = f'{HEADER}\na,mri,,50,F,"Mass,\nlarge",Biopsy,CORRECT,,,\nb,mri,,50,F,Mass,Biopsy,NO,,,\n'
     said = message(tmp_path / "t.csv", text)
-    assert said == f"{tmp_path / 't.csv'}:4: label: the label must be ERROR or CORRECT (got 'NO')"
+    told = "label: the label must be ERROR or CORRECT (got a text of 2 characters, not shown)"
+    assert said == f"{tmp_path / 't.csv'}:4: {told}"
 
 
 def test_all_bad_rows_are_listed_together(tmp_path):
@@ -130,12 +132,15 @@ def test_json_and_jsonl_take_columns_or_the_cards_form(tmp_path):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (row(finding=["Mass"]), "finding: Input should be a valid string (got ['Mass'])"),
+        (row(finding=["Mass"]), "finding: Input should be a valid string (got a list of 1, not shown)"),
         (row(id=True), "id: Input should be a valid string (got True)"),
         (row(image={"a": 1}), "image: expected a file name"),
         (row(image=["x.png", 3]), "image: expected a file name"),
-        (row(label=0), "label: the label must be ERROR or CORRECT (got 0)"),
-        (row(label="unsure"), "label: the label must be ERROR or CORRECT (got 'unsure')"),
+        (row(label=0), "label: the label must be ERROR or CORRECT (got a number, not shown)"),
+        (
+            row(label="unsure"),
+            "label: the label must be ERROR or CORRECT (got a text of 6 characters, not shown)",
+        ),
         (row(images="x.png"), "unknown column 'images'; did you mean 'image'?"),
         (5, "expected an object, got int"),
         ("text", "expected an object, got str"),
@@ -194,3 +199,11 @@ def test_any_text_survives_csv_and_json_alike(tmp_path_factory, texts):
     for source, (finding, treatment) in zip(from_csv, texts, strict=True):
         assert finding.strip() in source.case.input
         assert treatment.strip() in source.case.input
+
+
+def test_a_table_that_never_ends_is_not_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(table_files, "MAX_ROWS", 3)
+    path = tmp_path / "cases.jsonl"
+    path.write_text('{"a": 1}\n' * 4)
+    with pytest.raises(InputError, match=r"cases\.jsonl:4: the table has more than 3 rows"):
+        table_files.read_rows(path)

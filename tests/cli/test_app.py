@@ -9,8 +9,9 @@ from mlx_medlora import __version__
 from mlx_medlora.cli.app import app, run
 
 COMMANDS = (
-    *("demo", "convert", "prepare", "plan", "train", "eval", "compare", "calibrate"),
-    *("generate", "heatmaps", "fuse", "export", "import", "parity", "bench", "doctor"),
+    *("demo", "convert", "prepare", "plan", "train", "eval", "compare", "calibrate", "generate"),
+    *("report", "model-card", "heatmaps"),
+    *("fuse", "export", "import", "parity", "bench", "doctor"),
 )
 HEAVY = (
     "mlx",
@@ -18,8 +19,9 @@ HEAVY = (
     "numpy",
     "transformers",
     "PIL",
-    "matplotlib",
     "scipy",
+    "matplotlib",
+    "jinja2",
     "sklearn",
     "rich",
     "huggingface_hub",

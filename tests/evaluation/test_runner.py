@@ -249,7 +249,8 @@ def test_what_is_written_can_be_read_back(loaded: Loaded, shared_images: Dataset
     write_evaluation(output, found, {"split": "val"})
     card = json.loads((output / "scorecard.json").read_text())
     assert card["n"] == 6
-    assert card["about"] == {"split": "val"}
+    assert card["about"]["split"] == "val"
+    assert "No case's own text" in card["about"]["contains"][1]
     assert "not a medical device" in card["notice"]
     assert set(card["by_modality"]) == {"mri", "xray"}
     rows = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]

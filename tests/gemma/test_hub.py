@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from mlx_medlora.errors import InputError, MedloraError
-from mlx_medlora.gemma import hub
+from mlx_medlora.gemma import fetch, hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "owner/medgemma-tiny"
@@ -37,6 +38,7 @@ class StubHub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.gated = False
+        self.unauthorized = False
         self.down = False
         self.status: dict[str, int] = {}  # of single files
         self.cut: set[str] = set()  # files whose first transfer breaks off half-way
@@ -68,6 +70,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
         elif self.server.down:
             self.answer(503, b"{}")
+        elif self.server.unauthorized:
+            self.answer(401, b"{}", {"X-Error-Message": "Invalid credentials in Authorization header"})
         elif "/resolve/" in path:
             self.file(path.split(f"/resolve/{COMMIT}/")[-1])
         elif "/tree/" in path:
@@ -85,7 +89,8 @@ class Handler(BaseHTTPRequestHandler):
         if name in self.server.status:
             return self.answer(self.server.status[name], b"{}")
         data = FILES[name]
-        fields = {"ETag": f'"{name}-blob"', "X-Repo-Commit": COMMIT}
+        etag = hashlib.sha256(data).hexdigest() if name == "model.safetensors" else f"{name}-blob"
+        fields = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
         if start:
             fields["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
@@ -144,7 +149,7 @@ def test_offline_uses_the_cache_and_asks_nobody(stub: StubHub, monkeypatch: pyte
     online = hub.resolve(REPO)
     stub.requests.clear()
     assert hub.resolve(REPO, offline=True) == online
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert hub.resolve(REPO) == online
     with pytest.raises(InputError, match="downloads are off"):
         hub.resolve("owner/other")
@@ -159,6 +164,64 @@ def test_a_broken_transfer_goes_on_where_it_stopped(stub: StubHub, monkeypatch: 
     ranges = [asked for _, path, asked in stub.requests if path.endswith("model.safetensors") and asked]
     assert ranges
     assert 0 < int(ranges[-1].removeprefix("bytes=").split("-")[0]) < len(FILES["model.safetensors"])
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The file that is large enough to be continued; a transfer is tried once."""
+    monkeypatch.setattr(fetch, "LARGE", 1 << 16)
+    monkeypatch.setattr(fetch, "_ATTEMPTS", 1)
+    monkeypatch.setattr(fetch, "_CHUNK", 1 << 12)
+    return "model.safetensors"
+
+
+def ranges(stub: StubHub, name: str) -> list[int]:
+    """Where transfers of a file began."""
+    asked = [field for kind, path, field in stub.requests if kind == "GET" and path.endswith(f"/{name}")]
+    return [int((field or "bytes=0-").removeprefix("bytes=").split("-")[0]) for field in asked]
+
+
+def test_the_next_process_goes_on_where_one_was_cut_off(stub: StubHub, large: str) -> None:
+    stub.cut.add(large)
+    with pytest.raises(MedloraError, match=f"downloading {REPO} broke off") as caught:
+        hub.resolve(REPO)
+    assert "what has arrived is kept" in str(caught.value.hint)
+    assert ranges(stub, large) == [0]
+    directory = hub.resolve(REPO)
+    assert (directory / large).read_bytes() == FILES[large]
+    first, second = ranges(stub, large)
+    assert (first, second) == (0, len(FILES[large]) // 2)
+    stub.requests.clear()
+    assert hub.resolve(REPO) == directory
+    assert stub.fetched() == []
+
+
+def test_a_part_that_is_damaged_is_thrown_away(stub: StubHub, large: str) -> None:
+    stub.cut.add(large)
+    with pytest.raises(MedloraError):
+        hub.resolve(REPO)
+    part = next(Path("cache").rglob("*.medlora.incomplete"))
+    part.write_bytes(bytes(part.stat().st_size))
+    with pytest.raises(MedloraError, match="arrived damaged; it was thrown away"):
+        hub.resolve(REPO)
+    assert (hub.resolve(REPO) / large).read_bytes() == FILES[large]
+
+
+def test_within_a_process_a_broken_transfer_of_a_large_file_goes_on(
+    stub: StubHub, large: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "_ATTEMPTS", 2)
+    stub.cut.add(large)
+    assert (hub.resolve(REPO) / large).read_bytes() == FILES[large]
+    assert ranges(stub, large) == [0, len(FILES[large]) // 2]
+
+
+def test_a_login_that_is_refused(stub: StubHub) -> None:
+    stub.unauthorized = True
+    with pytest.raises(InputError) as caught:
+        hub.resolve(REPO)
+    assert REPO in str(caught.value)
+    assert "hf auth login" in str(caught.value.hint)
 
 
 def test_a_failed_download_keeps_what_has_arrived(stub: StubHub) -> None:

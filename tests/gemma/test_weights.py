@@ -16,6 +16,7 @@ from mlx.utils import tree_flatten
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma.config import read_config
 from mlx_medlora.gemma.model import build
+from mlx_medlora.gemma.tensorfiles import read_header
 from mlx_medlora.gemma.weights import load_weights, open_checkpoint
 
 EMBEDDING = "language_model.model.embed_tokens.weight"
@@ -311,3 +312,11 @@ def test_no_directory(hub_checkpoint: Path, tmp_path: Path) -> None:
     model = build(read_config(hub_checkpoint))
     with pytest.raises(InputError, match="no such model directory"):
         load_weights(model, tmp_path / "gone")
+
+
+@pytest.mark.parametrize("length", [0x0480, 0x0280, 0x0580])
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path: Path, length: int) -> None:
+    text = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    content = length.to_bytes(8, "little") + text.ljust(length) + b"\0" * 4
+    (tmp_path / "x.safetensors").write_bytes(content)
+    assert list(read_header(tmp_path / "x.safetensors")[0]) == ["a"]

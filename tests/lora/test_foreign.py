@@ -12,7 +12,6 @@ import pytest
 from mlx import nn
 from mlx_lm.tuner.dora import DoRALinear
 from mlx_lm.tuner.lora import LoRALinear
-from mlx_vlm.trainer.peft.lora import LoRaLayer
 
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma.config import ModelConfig
@@ -32,7 +31,8 @@ def theirs(kind: str, linear: nn.Linear) -> tuple[nn.Module, dict[str, Any], tup
     """A layer of the other tool over `linear`, the settings that it saves, and its tensors' endings."""
     parameters = {"rank": 3, "scale": 7.0, "dropout": 0.0, "keys": ["self_attn.q_proj"]}
     if kind == "mlx-vlm":
-        return LoRaLayer(linear, rank=3, alpha=6.0), {"rank": 3, "alpha": 6.0, "dropout": 0.0}, ("A", "B")
+        vlm = pytest.importorskip("mlx_vlm.trainer.peft.lora", reason="mlx-vlm is not installed")
+        return vlm.LoRaLayer(linear, rank=3, alpha=6.0), {"rank": 3, "alpha": 6.0, "dropout": 0.0}, ("A", "B")
     config = {
         "fine_tune_type": "dora" if kind == "dora" else "lora",
         "num_layers": 1,

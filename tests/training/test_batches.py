@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,21 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_medlora.gemma.config import ModelConfig
-from mlx_medlora.training.batches import Buckets, collate
+from mlx_medlora.training.batches import collate
+from mlx_medlora.training.buckets import Buckets, costliest
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import FeatureCache
+from mlx_medlora.training.shapes import RowShape
 
 LENGTHS = [int(n) for n in np.random.default_rng(0).integers(20, 900, 601)]
 
 
-def example(length: int, answer: int = 3, images: int = 0) -> Example:
-    supervised = np.arange(length) >= length - answer
-    files = tuple(Path(f"{index}.png") for index in range(images))
-    return Example(np.ones(length, np.int32), supervised, files, str(length), "train.jsonl:1")
-
-
 def buckets(lengths: list[int], batch_size: int = 4) -> Buckets:
-    return Buckets([example(length) for length in lengths], batch_size)
+    return Buckets([RowShape(length, 3, 0) for length in lengths], batch_size)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 1000])
@@ -41,34 +36,64 @@ def test_seed_and_epoch_decide_the_order() -> None:
     assert made.epoch(seed=0, epoch=1) != made.epoch(seed=1, epoch=1)
 
 
-@given(st.lists(st.integers(20, 900), min_size=1, max_size=200), st.integers(1, 9), st.integers(0, 99))
+ROWS = st.lists(st.integers(20, 900), min_size=1, max_size=200)
+
+
+@given(ROWS, st.integers(1, 20), st.integers(0, 99))
 def test_each_epoch_has_the_same_shapes(lengths: list[int], batch_size: int, seed: int) -> None:
-    """Rows, tokens, supervised tokens and images of its batches: nothing is traced a second time."""
-    rows = [example(length, answer=1 + length % 7, images=length % 3) for length in lengths]
+    """Rows, tokens, supervised tokens and images of its parts: nothing is traced a second time."""
+    rows = [RowShape(length, 1 + length % 7, length % 3) for length in lengths]
     made = Buckets(rows, batch_size)
     seen = []
     for epoch in (1, 2, 3):
-        batches = [[rows[index] for index in batch] for batch in made.epoch(seed, epoch)]
-        for batch in batches:
-            assert all(len(row) <= made.shape(batch).length for row in batch)
-            assert all(row.targets <= made.shape(batch).supervised for row in batch)
-        seen.append(Counter((len(b), made.shape(b), sum(len(r.images) for r in b)) for b in batches))
-    assert seen[0] == seen[1] == seen[2]
+        shapes: Counter[tuple[int, ...]] = Counter()
+        for batch in made.epoch(seed, epoch):
+            shared = [rows[index] for index in batch]
+            parts = made.parts(shared)
+            assert sorted(place for part in parts for place in part) == list(range(len(batch)))
+            for part in parts:
+                own = [shared[place] for place in part]
+                length, supervised = made.shape(own)
+                assert all(row.tokens <= length and row.targets <= supervised for row in own)
+                shapes[len(own), length, supervised * len(own), sum(row.images for row in own)] += 1
+        seen.append(shapes)
+    assert seen[0] == seen[1] == seen[2] == Counter(tuple(p[:4]) for b in made.steps() for p in b)
 
 
-@pytest.mark.parametrize("spread", ["even", "two lengths", "few long"])
-def test_padding_stays_under_8_percent_and_shapes_are_few(spread: str) -> None:
-    lengths = {
-        "even": LENGTHS,
-        "two lengths": [300 + 24 * (i % 2) for i in range(100)],
-        "few long": [300 + i % 40 for i in range(390)] + [600 + 20 * i for i in range(10)],
-    }[spread]
-    made = buckets(lengths)
+@given(ROWS, st.integers(1, 20))
+def test_padding_stays_under_8_percent_whatever_the_lengths(lengths: list[int], batch_size: int) -> None:
+    made = buckets(lengths, batch_size)
+    places = 0
+    for batch in made.epoch(0, 1):
+        rows = [made.rows[index] for index in batch]
+        shapes = [[rows[place] for place in part] for part in made.parts(rows)]
+        places += sum(len(part) * made.shape(part).length for part in shapes)
+    assert 1 - sum(lengths) / places == pytest.approx(made.padding())
     assert made.padding() < 0.08
+
+
+@pytest.mark.parametrize("spread", ["even", "sparse", "two lengths", "few long"])
+def test_shapes_and_parts_are_few(spread: str) -> None:
+    lengths, batch_size, most = {
+        "even": (LENGTHS, 4, 1.1),
+        "sparse": ([int(n) for n in np.random.default_rng(1).integers(50, 900, 200)], 16, 2.0),
+        "two lengths": ([300 + 24 * (i % 2) for i in range(100)], 4, 1.0),
+        "few long": ([300 + i % 40 for i in range(390)] + [600 + 20 * i for i in range(10)], 4, 1.1),
+    }[spread]
+    made = buckets(lengths, batch_size)
     assert len(made.shapes) <= 50
-    unsorted = [lengths[i : i + 4] for i in range(0, len(lengths), 4)]
-    if spread == "even":
-        assert 1 - sum(lengths) / sum(4 * max(b) for b in unsorted) > 0.3
+    assert sum(len(batch) for batch in made.steps()) <= most * len(made.steps())
+    if spread == "sparse":  # whole batches would be padded by more
+        whole = [[made.rows[index] for index in batch] for batch in made.epoch(0, 1)]
+        assert 1 - sum(lengths) / sum(len(b) * made.shape(b).length for b in whole) > 0.08
+
+
+def test_a_batch_of_unlike_rows_is_computed_in_the_fewest_parts() -> None:
+    made = buckets([900, 300, 295, 100, 100, 98], 6)
+    assert made.parts(made.rows) == [[0], [1, 2], [3, 4, 5]]
+    assert made.parts(made.rows[1:3]) == [[0, 1]]
+    assert costliest(made.rows, 6) == (1, 900, 3, 0, 3)
+    assert costliest([RowShape(50, 2, 1)] * 8, 6, shards=4) == (2, 50, 4, 2, 1)
 
 
 def test_rows_of_near_lengths_change_partners() -> None:

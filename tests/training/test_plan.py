@@ -21,6 +21,7 @@ from mlx_medlora.gemma.model import build
 from mlx_medlora.gemma.processor import Encoder, load_processor
 from mlx_medlora.lora.layers import attach
 from mlx_medlora.training.batches import collate
+from mlx_medlora.training.buckets import costliest
 from mlx_medlora.training.choose import choose, fits, ladder, usable, wants_checkpointing
 from mlx_medlora.training.examples import Example, build_examples
 from mlx_medlora.training.features import FeatureCache
@@ -28,7 +29,7 @@ from mlx_medlora.training.lengths import Lengths, read_lengths
 from mlx_medlora.training.memory import predict_memory
 from mlx_medlora.training.plan import GB, make_plan
 from mlx_medlora.training.settings import TrainSettings
-from mlx_medlora.training.shapes import RowShape, adapter_shape, longest_batch, row_shapes
+from mlx_medlora.training.shapes import RowShape, adapter_shape, row_shapes
 from mlx_medlora.training.step import Stepper
 from mlx_medlora.training.work import row_work
 
@@ -201,7 +202,7 @@ def test_the_peak_of_a_step_is_predicted_within_a_tenth(
         mx.reset_peak_memory()
         stepper.update([batch], step, epoch=1)
         peaks.append(mx.get_peak_memory() - before)
-    shape = longest_batch(row_shapes(rows), given_settings.batch_size)
+    shape = costliest(row_shapes(rows), given_settings.batch_size)
     on = given_settings.grad_checkpoint == "on"
     memory = predict_memory(
         config, adapter_shape(config, given_settings), given_settings, shape, checkpointing=on
@@ -227,12 +228,6 @@ def test_the_limits_of_the_forward_are_those_that_memory_counts_with() -> None:
     assert kept.kept_scores(8, 4, 2048, 2048, 1024) == 0
     assert kept.kept_scores(8, 4, 2 * 1040, 2 * 1040, 1040) == 8 * 2 * 1040 * (1040 % 252)
     assert kept.kept_scores(8, 2, 2048, 2048, 1024) == 8 * 2 * 1024**2
-
-
-def test_the_most_expensive_batch_is_the_longest_rows_together() -> None:
-    rows = [RowShape(10, 2, 0), RowShape(33, 4, 2), RowShape(20, 3, 1)]
-    assert longest_batch(rows, 2) == (2, 33, 7, 3)
-    assert longest_batch(rows, 8, grain=32).length == 64
 
 
 def test_checkpointing_trades_activations_for_time() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mlx_medlora.errors import InputError, Interrupted, MedloraError
+from mlx_medlora.errors import InputError, Interrupted, MedloraError, NotANumber, OutOfMemory
 from mlx_medlora.lora.load import load_model
 from mlx_medlora.training.events import Epoch, Event, Plan, Resumed, Step
 from mlx_medlora.training.run import Validation, run_training
@@ -313,9 +313,56 @@ def test_a_full_disk_keeps_the_last_checkpoint(
         run_training(tiny_medgemma, data, output, SETTINGS, listeners=[at(Step, 3, full)])
     assert caught.value.exit_code == 1
     assert steps_of(output)[-1] == "step-000002"
+    assert not list((work_of(output) / "checkpoints").glob(".*")), "the room of the failed one is given back"
     monkeypatch.undo()
     run_training(tiny_medgemma, data, output, SETTINGS, resume=True)
     assert contents(output) == contents(tmp_path / "whole")
+
+
+def test_no_number_keeps_the_last_good_adapter(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
+    """A rate that no adapter survives: the one before the refused update is saved, though none was due."""
+    output, steep = tmp_path / "a", settings(lr=1e30, epochs=2, batch_size=1, accumulate=1, warmup=0.0)
+    with pytest.raises(
+        NotANumber, match=r"the loss is nan at update 2, epoch 1; row: train.jsonl:\d "
+    ) as caught:
+        run_training(tiny_medgemma, data, output, steep)
+    assert "Lower --lr" in str(caught.value.hint)
+    assert steps_of(output) == ["step-000000", "step-000001"]
+    kept = load(work_of(output) / "checkpoints" / "step-000001" / "adapters.safetensors")
+    assert all(mx.isfinite(array).all() for array in kept.values())
+    calm = steep.model_copy(update={"lr": 1e-3})
+    result = run_training(tiny_medgemma, data, tmp_path / "b", calm)
+    assert result.record.updates == 10
+
+
+def load(path: Path) -> dict[str, mx.array]:
+    found = mx.load(str(path))
+    assert isinstance(found, dict)
+    return found
+
+
+def test_memory_that_runs_out_names_the_setting_to_lower(
+    tiny_medgemma: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In MLX's own words, at the third update; plan's figures, and a run that goes on with what was named."""
+    output, large = tmp_path / "a", settings(batch_size=4, accumulate=1, checkpoint_every=0)
+    for change, flag in (({}, "--grad-checkpoint on takes"), ({"grad_checkpoint": "on"}, "--batch-size 2")):
+        own = large.model_copy(update=change)
+        with pytest.raises(OutOfMemory, match="memory ran out in training") as caught:
+            run_training(tiny_medgemma, data, output, own, listeners=[at(Step, 3, no_memory)])
+        hint = str(caught.value.hint)
+        assert flag in hint
+        assert "By `mlx-medlora plan` it takes 0." in hint
+        assert "The run is saved in" in hint
+        names = hint.split("--resume-anyway ")[1].split(".")[0].split(",")
+        fewer = {"grad_checkpoint": "on"} if not change else {"batch_size": 2, "accumulate": 2}
+        own = own.model_copy(update=fewer)
+        run_training(tiny_medgemma, data, output, own, resume=True, resume_anyway=names)
+        shutil.rmtree(output)
+
+
+def no_memory() -> None:
+    raise RuntimeError("[malloc] Unable to allocate 17179869184 bytes.")
 
 
 @pytest.mark.parametrize("moment", ["rename", "remove"])

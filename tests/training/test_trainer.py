@@ -235,7 +235,9 @@ def test_nan_stops_before_the_update(adapted: Adapted, mixed: list[Example], fea
     model = adapted(QUICK)
     before = adapter_of(model)
     made, watch = trainer(model, mixed[1:2], features, QUICK)
-    with pytest.raises(MedloraError, match=r"the loss is nan at update 1, epoch 1; cases: one") as caught:
+    with pytest.raises(
+        MedloraError, match=r"the loss is nan at update 1, epoch 1; row: train.jsonl:one \(case one\)"
+    ) as caught:
         made.run()
     assert caught.value.exit_code == 1
     assert "--lr" in (caught.value.hint or "")
@@ -252,7 +254,10 @@ def test_an_infinite_gradient_stops_too(
         found(arrays)[0],
         tree_map(lambda gradient: gradient + math.inf, found(arrays)[1]),
     )
-    with pytest.raises(MedloraError, match=r"the gradient is inf at update 1, epoch 1; cases: text, one"):
+    with pytest.raises(
+        MedloraError,
+        match=r"gradient is inf at update 1, epoch 1; row: train.jsonl:text \(case text\), train",
+    ):
         made.update([mixed[:2]], epoch=1)
 
 

@@ -4,6 +4,7 @@ from mlx_medlora.evaluation.results.calibration import AppliedPoint, Bin, Calibr
 from mlx_medlora.evaluation.results.comparison import Comparison, Paired, RunSummary
 from mlx_medlora.evaluation.results.dependence import Dependence, OcclusionPicture
 from mlx_medlora.evaluation.results.gates import GateReport, GateResult, Verdict
+from mlx_medlora.evaluation.results.health import Finding, Forgetting, Health, QuestionDrift
 from mlx_medlora.evaluation.results.measures import Confusion, Measure, Scores
 from mlx_medlora.evaluation.results.predictions import Prediction
 from mlx_medlora.evaluation.results.scorecard import NOTICE, Misses, MissRow, SampleSize, Scorecard
@@ -18,8 +19,11 @@ __all__ = [
     "Comparison",
     "Confusion",
     "Dependence",
+    "Finding",
+    "Forgetting",
     "GateReport",
     "GateResult",
+    "Health",
     "Heatmaps",
     "Measure",
     "MissRow",
@@ -28,6 +32,7 @@ __all__ = [
     "OperatingPoint",
     "Paired",
     "Prediction",
+    "QuestionDrift",
     "RunSummary",
     "SampleSize",
     "Scorecard",

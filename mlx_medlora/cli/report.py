@@ -1,0 +1,124 @@
+"""`report` and `model-card`: what a run found, as a page and as the hub's card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlx_medlora.cli.options import Json, VerboseCases, examples
+from mlx_medlora.cli.output import out
+
+if TYPE_CHECKING:
+    from mlx_medlora.evaluation.results import Comparison
+    from mlx_medlora.evaluation.runs import Run
+
+EXAMPLES = examples(
+    "mlx-medlora report runs/mine",
+    "mlx-medlora report runs/mine --compare runs/base --compare runs/rank8 --output mine.html",
+    "mlx-medlora report runs/mine --data moved/my_dataset --no-images",
+    "mlx-medlora report runs/mine --redact --output for-others.html",
+)
+CARD_EXAMPLES = examples("mlx-medlora model-card runs/mine --output exported/mine/README.md")
+
+RunAt = Annotated[Path, typer.Argument(metavar="RUN", help="Directory that `eval` wrote.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register this file's commands."""
+    app.command("report", epilog=EXAMPLES)(report)
+    app.command("model-card", epilog=CARD_EXAMPLES)(model_card)
+
+
+def report(
+    run: RunAt,
+    compare: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Another run on the same cases, the first one the base; may be given often.",
+            metavar="OTHER_RUN",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="File to write; by default report.html in the run's directory.", metavar="FILE"),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The dataset that was answered, if it lies elsewhere now.", metavar="DIR"),
+    ] = None,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Leave the cases' images out.")] = False,
+    redact: Annotated[
+        bool,
+        typer.Option("--redact", help="Figures only: no case's text, image or id, no patient's id."),
+    ] = False,
+    verbose_cases: VerboseCases = False,
+    json: Json = False,
+) -> None:
+    """Make one page of a run: verdict, figures, and every case.
+
+    One HTML file that opens in any browser and loads nothing: gates, intervals, missed errors, calibration,
+    comparison, training curves, and the cases to filter and sort. It holds patients' data unless --redact:
+    keep it as you keep the dataset. Research use, not a medical device.
+    """
+    out.use_json(json)
+    from mlx_medlora.evaluation.runs import read_run
+    from mlx_medlora.report.page import PAGE, write_page
+    from mlx_medlora.report.sources import Options, gather
+
+    found = read_run(run)
+    options = Options(images=not no_images, redact=redact)
+    evidence = gather(found, data, _comparison(found, compare or []))
+    if evidence.absent is not None and not redact:
+        out.warning(f"the cases' text and images are left out: {evidence.absent}; --data says where they are")
+    for note in evidence.beside.notes:
+        out.warning(note)
+    path = output or run / PAGE
+    with out.progress("images") as step:
+        size = write_page(path, evidence, options, step)
+    shown = {"output": str(path), "bytes": size, "cases": 0 if redact else found.scorecard.n}
+    out.result(shown, f"Wrote {path} ({size / 1e6:.1f} MB)")
+
+
+def _comparison(run: Run, others: list[Path]) -> Comparison | None:
+    """`run` against the others, the first of them the base; None without any."""
+    if not others:
+        return None
+    from mlx_medlora.evaluation.comparing import compare
+    from mlx_medlora.evaluation.runs import read_run
+
+    return compare([*(read_run(other) for other in others), run])
+
+
+def model_card(
+    run: RunAt,
+    output: Annotated[
+        Path, typer.Option(help="File to write, README.md beside the weights.", metavar="FILE")
+    ],
+    json: Json = False,
+) -> None:
+    """Write a model card in Hugging Face's form from a run's figures.
+
+    Front matter with `model-index`, every figure with its interval, gates, and what the adapter was trained
+    on. It holds no case. Research use, not a medical device.
+    """
+    out.use_json(json)
+    from mlx_medlora.evaluation.runs import read_run
+    from mlx_medlora.files import write_text_whole
+    from mlx_medlora.lora.model_card import base_card, model_card
+    from mlx_medlora.report.model_card import with_figures
+
+    found = read_run(run)
+    about = found.scorecard.about
+    adapter = about.get("adapter")
+    if adapter is None:
+        text = base_card(str(about.get("model", "unknown")))
+    else:
+        from mlx_medlora.lora.adapter import read_adapter_config
+        from mlx_medlora.lora.provenance import read_provenance
+
+        directory = Path(str(adapter))
+        text = model_card(directory, read_adapter_config(directory), read_provenance(directory))
+    write_text_whole(output, with_figures(text, found.scorecard))
+    out.result({"output": str(output)}, f"Wrote {output}")

@@ -1,0 +1,192 @@
+"""What lies beside a run and belongs on its page: the adapter's record, curves, certificate, other checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+
+from mlx_medlora.cases.rows import read_jsonl
+from mlx_medlora.errors import InputError
+from mlx_medlora.evaluation.results import Measure
+from mlx_medlora.files import read_json
+
+DEPENDENCE = "dependence.json"
+HEALTH = "health.json"
+FORGETTING = "forgetting.json"
+
+
+class _Open(BaseModel):
+    """Another room's file: fields not named here are let through and not shown."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class Occlusion(_Open):
+    """One case's heatmap: an SVG or PNG file in the run's directory, by its relative path, or SVG text."""
+
+    id: str
+    path: str = Field(validation_alias=AliasChoices("path", "svg_or_png_path"))
+
+
+class Dependence(_Open):
+    """`dependence.json`: whether the answers come from the image, and whether the text gives them away.
+
+    `looks` and `shortcut` are None where these cases cannot tell.
+    """
+
+    verdict: str
+    looks: bool | None = None
+    shortcut: bool | None = None
+    sentences: list[str] = []
+    figures: list[Measure] = []
+    occlusion: list[Occlusion] = []
+
+
+class Finding(_Open):
+    """One thing looked for in the training run; `found` is None where it cannot be told."""
+
+    kind: str
+    found: bool | None
+    sentence: str
+    advice: str = ""
+
+
+class Health(_Open):
+    """`health.json`: overfitting, underfitting, forgetting."""
+
+    findings: list[Finding]
+
+
+class Forgetting(_Open):
+    """`forgetting.json`: how far the adapter moves the base on general questions, in nats a token."""
+
+    n: int
+    kl: Measure
+    loss_change: Measure
+    threshold: float
+
+
+class Rung(_Open):
+    """One comparison of the ladder."""
+
+    number: int
+    name: str
+    status: str
+    error: float | None = None
+    tolerance: float | None = None
+
+
+class Certificate(_Open):
+    """What `parity --output` wrote."""
+
+    passed: bool
+    model: str
+    adapter: str
+    rungs: list[Rung]
+    fingerprint: str = ""
+    versions: dict[str, str] = {}
+    made: str = ""
+
+
+class Point(_Open):
+    """A row of `metrics.jsonl`: an update's loss, or an epoch's losses."""
+
+    event: Literal["step", "epoch"]
+    epoch: int
+    step: int | None = None
+    loss: float | None = None
+    learning_rate: float | None = None
+    train_loss: float | None = None
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Everything that was found. `notes` say what was there and could not be read."""
+
+    record: dict[str, Any] = field(default_factory=dict)
+    base: str | None = None
+    curve: list[Point] = field(default_factory=list)
+    certificate: Certificate | None = None
+    dependence: Dependence | None = None
+    health: Health | None = None
+    forgetting: Forgetting | None = None
+    notes: tuple[str, ...] = ()
+
+
+def look_beside(run: Path, about: dict[str, Any]) -> Beside:
+    """Read what lies in the run's directory, its adapter's and its model's; nothing of it is required."""
+    notes: list[str] = []
+    adapter, model = _directory(about.get("adapter")), _directory(about.get("model"))
+    return Beside(
+        record=_object(adapter, "run.json", notes),
+        base=_base(_object(adapter, "adapter_config.json", notes)),
+        curve=_curve(adapter, notes),
+        certificate=next(_certificates([run, adapter, model], notes), None),
+        dependence=_parsed(Dependence, run / DEPENDENCE, notes),
+        health=_parsed(Health, run / HEALTH, notes) or _of_adapter(adapter, notes),
+        forgetting=_parsed(Forgetting, run / FORGETTING, notes),
+        notes=tuple(notes),
+    )
+
+
+def _directory(name: object) -> Path | None:
+    path = Path(name) if isinstance(name, str) and name else None
+    return path if path is not None and path.is_dir() else None
+
+
+def _object(directory: Path | None, name: str, notes: list[str]) -> dict[str, Any]:
+    if directory is None or not (directory / name).is_file():
+        return {}
+    try:
+        raw = read_json(directory / name)
+    except InputError as error:
+        notes.append(f"{name} could not be read: {error.message}")
+        return {}
+    return raw if isinstance(raw, dict) else {}
+
+
+def _base(config: dict[str, Any]) -> str | None:
+    """The base model's name in an adapter's configuration."""
+    base = config.get("base")
+    found = base.get("id") if isinstance(base, dict) else config.get("base_model_name_or_path")
+    return found if isinstance(found, str) else None
+
+
+def _curve(adapter: Path | None, notes: list[str]) -> list[Point]:
+    path = None if adapter is None else adapter / "metrics.jsonl"
+    if path is None or not path.is_file():
+        return []
+    try:
+        return [Point.model_validate(row) for _, row in read_jsonl(path)]
+    except (InputError, ValidationError):
+        notes.append("the adapter's metrics.jsonl is damaged: no curves are shown")
+        return []
+
+
+def _certificates(places: list[Path | None], notes: list[str]) -> Iterator[Certificate]:
+    for place in places:
+        for path in sorted(place.glob("*certificate*.json")) if place is not None else []:
+            found = _parsed(Certificate, path, notes)
+            if found is not None:
+                yield found
+
+
+def _of_adapter(adapter: Path | None, notes: list[str]) -> Health | None:
+    return None if adapter is None else _parsed(Health, adapter / HEALTH, notes)
+
+
+def _parsed(kind: type[Any], path: Path, notes: list[str]) -> Any:
+    if not path.is_file():
+        return None
+    try:
+        return kind.model_validate(read_json(path))
+    except (InputError, ValidationError):
+        notes.append(f"{path.name} is not of the form this release knows, and is left out")
+        return None

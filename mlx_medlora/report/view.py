@@ -1,0 +1,256 @@
+"""What the template shows: every section's rows and drawings, with what may not be shown already left out."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from mlx_medlora.evaluation.results import Measure, Scorecard, Scores
+from mlx_medlora.report import figures
+from mlx_medlora.report.beside import Occlusion
+from mlx_medlora.report.figures import Bar
+from mlx_medlora.report.rows import OUTCOMES, outcome
+from mlx_medlora.report.sources import TOY_NOTICE, Evidence, Options
+from mlx_medlora.report.svg import Sheet
+from mlx_medlora.report.words import last_part, number, plain, title
+
+SHARES = (
+    "accuracy",
+    "balanced_accuracy",
+    "sensitivity",
+    "specificity",
+    "false_flag_rate",
+    "ppv",
+    "npv",
+    "invalid_rate",
+)
+GROUPED = ("accuracy", "sensitivity", "specificity", "false_flag_rate", "ppv", "npv", "invalid_rate")
+NOTICE = (
+    "Nothing here shows that a model is safe to use on patients. Small samples say little: read the 95 % "
+    "intervals; how each was made stands under it."
+)
+FIELDS = ("modality", "error_type", "severity")  # groups that a redacted page may name
+MOST_GROUPS = 60  # rows of one table; the largest groups
+MOST_IDS = 25  # ids in one cell; the case list has them all
+MOST_MAPS, MAP_BYTES = 24, 400_000  # occlusion heatmaps on the page
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A table of groups: the field, each group's figures, and how many groups are not shown."""
+
+    field: str
+    groups: dict[str, Scores]
+    left_out: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image beside a sentence."""
+
+    source: str
+    alt: str
+    caption: str
+
+
+def alerts(evidence: Evidence) -> list[str]:
+    """What a reader must know before any figure."""
+    found = []
+    dependence, health = evidence.beside.dependence, evidence.beside.health
+    if dependence is not None and dependence.looks is False:
+        found.append(f"This model does not look at the image. The verdict: {plain(dependence.verdict)}.")
+    if dependence is not None and dependence.shortcut:
+        found.append("The text alone gives answers away: what looks like seeing may be reading.")
+    if evidence.trained_on_these:
+        found.append("The adapter was trained on these very cases: the figures say nothing of new ones.")
+    point = evidence.scorecard.operating_point
+    if point is not None:
+        found += [plain(warning) for warning in point.warnings]
+        if point.same_cases and not point.warnings:
+            found.append("The threshold was chosen on these very cases: new cases will do worse.")
+    if health is not None:
+        found += [f"{title(one.kind)}: {plain(one.sentence)}" for one in health.findings if one.found]
+    return found
+
+
+def notices(evidence: Evidence) -> list[str]:
+    """What holds of every page, the run's own note, and whether the model is the embedded toy."""
+    found = [NOTICE]
+    note = evidence.about.get("note")
+    if note:
+        found.append(plain(note))
+    elif evidence.is_toy:
+        found.append(TOY_NOTICE)
+    return found
+
+
+def measures(card: Scorecard) -> list[Measure]:
+    """All figures of all cases, each once."""
+    return list(card.measures.values())
+
+
+def overall_chart(card: Scorecard, sheet: Sheet) -> Markup | None:
+    """The shares of all cases with their intervals, and the gates on them."""
+    bars = [
+        Bar(title(name), found.value, found.interval, _limits(card, name, None))
+        for name, found in card.measures.items()
+        if name in SHARES and found.value is not None
+    ]
+    return figures.intervals(bars, "overall", "Figures of all cases with their 95 % intervals", sheet)
+
+
+def modality_chart(card: Scorecard, sheet: Sheet) -> Markup | None:
+    """Accuracy by modality with its interval, and the gate on it."""
+    bars = [
+        Bar(
+            f"{name} (n={scores.n})",
+            scores.accuracy,
+            scores.accuracy_interval,
+            _limits(card, "accuracy", name),
+        )
+        for name, scores in list(card.by_modality.items())[:MOST_GROUPS]
+        if scores.accuracy is not None
+    ]
+    return figures.intervals(bars, "by-modality", "Accuracy by modality with its 95 % interval", sheet)
+
+
+_CARD_KEYS = {"tpr": "specificity", "tnr": "sensitivity", "fpr": "false_flag_rate"}
+
+
+def _limits(card: Scorecard, measure: str, modality: str | None) -> tuple[float, ...]:
+    group = None if modality is None else {"modality": modality}
+    found = []
+    for gate in card.gates.gates if card.gates is not None else []:
+        bound = gate.at_least if gate.at_least is not None else gate.under
+        if (
+            _CARD_KEYS.get(gate.measure, gate.measure) == measure
+            and gate.group == group
+            and bound is not None
+        ):
+            found.append(bound)
+    return tuple(found)
+
+
+def groups(card: Scorecard, options: Options) -> list[Groups]:
+    """A table for each field that was grouped by. Redacted pages name none but the dataset card's."""
+    by = card.by or {"modality": card.by_modality}
+    tables = []
+    for field, found in by.items():
+        if options.redact and field not in FIELDS:
+            continue
+        largest = sorted(found, key=lambda name: (-found[name].n, name))[:MOST_GROUPS]
+        tables.append(
+            Groups(field, {name: found[name] for name in found if name in largest}, len(found) - len(largest))
+        )
+    return tables
+
+
+def error_types(evidence: Evidence) -> tuple[list[str], dict[str, dict[str, tuple[int, int]]]]:
+    """(error types, modality -> error type -> (right, cases)): how the cases of each kind were answered."""
+    cases = Counter((one.modality, one.error_type) for one in evidence.predictions)
+    right = Counter((one.modality, one.error_type) for one in evidence.predictions if one.correct)
+    kinds = sorted({kind for _, kind in cases})[:MOST_GROUPS]
+    rows = sorted({modality for modality, _ in cases})[:MOST_GROUPS]
+    return kinds, {
+        row: {kind: (right[row, kind], cases[row, kind]) for kind in kinds if cases[row, kind]}
+        for row in rows
+    }
+
+
+def tallies(evidence: Evidence) -> list[tuple[str, str, int]]:
+    """(outcome, in words, how many cases), the gravest first."""
+    found = Counter(outcome(one) for one in evidence.predictions)
+    return [(key, words, found[key]) for key, words in OUTCOMES.items()]
+
+
+def maps(evidence: Evidence, options: Options) -> list[Picture]:
+    """The occlusion heatmaps that lie in the run's directory."""
+    dependence = evidence.beside.dependence
+    if dependence is None or options.redact or not options.images:
+        return []
+    found = []
+    for one in dependence.occlusion[:MOST_MAPS]:
+        source = _embedded(one, evidence.directory)
+        if source is not None:
+            alt = f"Which patches of the image move the answer to case {plain(one.id)}"
+            found.append(Picture(source, alt, plain(one.id)))
+    return found
+
+
+def _embedded(found: Occlusion, directory: Path) -> str | None:
+    """A data URI, in which nothing of the file can reach the page; None where there is no such image."""
+    text = found.path
+    if text.lstrip().startswith("<svg"):
+        kind, content = "svg+xml", text.encode()
+    else:
+        path = (directory / text).resolve()
+        kinds = {".svg": "svg+xml", ".png": "png"}
+        inside = path.is_relative_to(directory.resolve()) and path.is_file()
+        if not inside or path.suffix not in kinds or path.stat().st_size > MAP_BYTES:
+            return None
+        kind, content = kinds[path.suffix], path.read_bytes()
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def settings(evidence: Evidence, options: Options) -> list[tuple[str, list[tuple[str, str]]]]:
+    """(heading, rows) of how the figures came about. Directories are left out: only names are shown."""
+    about = {key: value for key, value in evidence.about.items() if key not in ("note", "versions")}
+    if options.redact:
+        about.pop("data", None)
+    record = evidence.beside.record
+    for key in ("model", "adapter", "data"):
+        if about.get(key) is not None:
+            about[key] = last_part(about[key])
+    chosen = record.get("settings")
+    trained = {
+        key: record[key]
+        for key in (
+            "updates",
+            "best_epoch",
+            "best_by",
+            "val_loss",
+            "val_accuracy",
+            "trainable_parameters",
+            "seconds",
+        )
+        if key in record
+    }
+    data = dict(record.get("data") or {}) if isinstance(record.get("data"), dict) else {}
+    if options.redact:
+        data.pop("name", None)
+    sections: list[tuple[str, Any]] = [
+        ("Evaluation", about),
+        ("Versions at evaluation", evidence.about.get("versions")),
+        ("Training settings", chosen),
+        ("Training", trained),
+        ("Training data", data),
+        ("Versions at training", record.get("versions")),
+    ]
+    return [
+        (heading, [(title(key), number(value)) for key, value in found.items()])
+        for heading, found in sections
+        if isinstance(found, dict) and found
+    ]
+
+
+def contents(evidence: Evidence, options: Options) -> list[str]:
+    """What of the data this page holds, for its footer."""
+    if options.redact:
+        return [
+            "Redacted: figures, counts and the names of modalities, error types and severities only.",
+            "No case's text, no image, no id of a case or a patient, no dataset's name.",
+        ]
+    found = ["Every case's id, patient's id where there is one, labels and the model's answer."]
+    if evidence.cases:
+        found.append("Every case's text and its right answer.")
+    if options.images and any(evidence.images.values()):
+        found.append("Every case's images, made smaller.")
+    else:
+        found.append("No images.")
+    found.append("Keep this page as you keep the dataset. `--redact` makes one without all of this.")
+    return found

@@ -1,0 +1,146 @@
+"""`report`, `model-card`, and the page that `eval` writes, on the embedded model."""
+
+import json
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlx_medlora.cli.app import run
+from mlx_medlora.errors import NoSpace
+
+ROOT = Path(__file__).resolve().parents[2]
+Call = Callable[..., tuple[int, dict[str, Any], str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run a command with --json: its status, its object (empty without one) and what it said."""
+
+    def run_it(*arguments: str | Path) -> tuple[int, dict[str, Any], str]:
+        status = run([*map(str, arguments), "--json"])
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        assert "internal error" not in said.err
+        return status, json.loads(said.out) if said.out else {}, said.err
+
+    return run_it
+
+
+@pytest.fixture
+def place(tiny_medgemma: Path, phantom_dataset: Path) -> list[str | Path]:
+    return ["--model", tiny_medgemma, "--data", phantom_dataset]
+
+
+@pytest.fixture
+def runs(place: list[str | Path], tmp_path: Path, call: Call) -> dict[str, Path]:
+    tuned = [*place, "--adapter", ROOT / "adapters" / "reference"]
+    for name, arguments in {"base": place, "tuned": tuned}.items():
+        assert call("eval", *arguments, "--output", tmp_path / name)[0] == 0
+    return {name: tmp_path / name for name in ("base", "tuned")}
+
+
+def test_eval_writes_the_page(
+    runs: dict[str, Path], place: list[str | Path], tmp_path: Path, call: Call
+) -> None:
+    page = runs["tuned"] / "report.html"
+    assert stat.S_IMODE(page.stat().st_mode) == 0o600
+    html = page.read_text()
+    card = json.loads((runs["tuned"] / "scorecard.json").read_text())
+    assert card["about"]["versions"]["mlx-medlora"] in html
+    assert html.count("data:image/webp") == 8
+    assert "The embedded model is a toy" in html
+    assert {path.name for path in runs["tuned"].iterdir()} == {
+        *("scorecard.json", "predictions.jsonl", "report.html")
+    }
+    assert call("eval", *place, "--no-report", "--output", tmp_path / "bare")[0] == 0
+    assert {path.name for path in (tmp_path / "bare").iterdir()} == {"scorecard.json", "predictions.jsonl"}
+
+
+def test_the_answers_are_kept_where_the_page_fails(
+    place: list[str | Path], tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("a strange figure")
+
+    monkeypatch.setattr("mlx_medlora.report.page.render", fail)
+    status, _, said = call("eval", *place, "--output", tmp_path / "run")
+    assert status == 0
+    assert "report.html was not written (ValueError: a strange figure)" in said
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"scorecard.json", "predictions.jsonl"}
+
+    def full(*_: object, **__: object) -> None:
+        raise NoSpace("no space left")
+
+    monkeypatch.setattr("mlx_medlora.report.page.render", full)
+    assert call("eval", *place, "--output", tmp_path / "full")[0] == 2
+    assert not (tmp_path / "full").exists()
+
+
+def test_report(runs: dict[str, Path], tmp_path: Path, call: Call) -> None:
+    before = (runs["tuned"] / "report.html").read_bytes()
+    status, shown, _ = call("report", runs["tuned"])
+    assert status == 0
+    assert shown == {"output": str(runs["tuned"] / "report.html"), "bytes": len(before), "cases": 8}
+    assert (runs["tuned"] / "report.html").read_bytes() == before
+    pages = {}
+    for name, flags in {
+        "compared": ["--compare", runs["base"]],
+        "bare": ["--no-images"],
+        "redacted": ["--redact"],
+    }.items():
+        status, shown, _ = call("report", runs["tuned"], *flags, "--output", tmp_path / f"{name}.html")
+        assert status == 0
+        pages[name] = (tmp_path / f"{name}.html").read_text()
+    assert "Compared with other runs" in pages["compared"]
+    assert re.search(r"tuned is better than base|cannot be told apart", pages["compared"])
+    assert "Compared with other runs" not in pages["bare"]
+    assert "data:image/webp" not in pages["bare"] + pages["redacted"]
+    assert 'id="case-data"' in pages["bare"]
+    assert 'id="case-data"' not in pages["redacted"]
+    assert shown["cases"] == 0
+
+
+def test_wrong_input_is_named(
+    runs: dict[str, Path], phantom_dataset: Path, tmp_path: Path, call: Call
+) -> None:
+    (tmp_path / "file").write_text("")
+    for arguments, wanted in [
+        ([tmp_path / "gone"], "no such run directory"),
+        ([phantom_dataset], "not an evaluation's directory"),
+        ([runs["base"], "--data", tmp_path / "gone"], "no such dataset directory"),
+        ([runs["base"], "--data", ROOT / "lora_training"], "is not the one that"),
+        ([runs["base"], "--compare", tmp_path / "gone"], "no such run directory"),
+        ([runs["base"], "--output", tmp_path / "file" / "a.html"], "cannot write"),
+    ]:
+        status, _, said = call("report", *arguments)
+        assert status == 2
+        assert wanted in said
+    status, _, said = call("model-card", runs["base"], "--output", tmp_path / "file" / "README.md")
+    assert status == 2
+    assert "cannot write" in said
+
+
+def test_model_card(runs: dict[str, Path], tmp_path: Path, call: Call) -> None:
+    for name in ("base", "tuned"):
+        status, shown, _ = call("model-card", runs[name], "--output", tmp_path / "README.md")
+        assert status == 0
+        assert shown == {"output": str(tmp_path / "README.md")}
+        text = (tmp_path / "README.md").read_text()
+        assert "model-index:" in text
+        assert ("## Training data" in text) == (name == "tuned")
+
+
+def test_a_page_needs_neither_mlx_nor_scipy(runs: dict[str, Path]) -> None:
+    code = (
+        "import sys; from mlx_medlora.cli.app import run; "
+        f"assert run(['report', {str(runs['tuned'])!r}]) == 0; "
+        "assert not {'mlx', 'mlx.core', 'scipy', 'sklearn', 'transformers', 'torch'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
