@@ -39,7 +39,7 @@ CONTAINS = (
     "the fields asked for with --by, the probability of ERROR, and the model's answer, which may repeat what "
     "the case says. No case's own text, no image.",
     "heatmaps.json, suite.json and heatmaps/, where they are written: counts and rates.",
-    "dependence.json, where it is written: counts, rates, ids of the cases occluded, and words that the texts of "
+    "dependence.json, where it is written: counts, rates, ids of the cases occluded, and words that texts of "
     "three patients or more have. occlusion/: those cases' images, their ids and answers.",
     "report.html, where it is written: the cases' texts and small copies of their images, the answers, ids.",
 )

@@ -127,7 +127,7 @@ def test_a_model_that_learned_a_planted_word_is_caught(
     assert shown["accuracy"].value is not None
     assert shown["accuracy"].value >= 0.9  # as good a model as any, by its accuracy
     assert (found.looks, found.shortcut) == (False, True)
-    assert found.verdict == "does not look at the image; the text gives answers away"
+    assert found.verdict == "its accuracy does not come from the image; the text gives answers away"
     assert shown["from_text"].interval is not None
     assert shown["from_text"].interval[0] > 0.2
     assert any(sentence.startswith("Shortcut: without seeing") for sentence in found.sentences)
