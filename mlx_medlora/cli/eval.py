@@ -167,7 +167,12 @@ def evaluate(
         extras.run_suite(dataset, split)
     last = [] if no_report else [_write_report]  # it reads what the others write
     written = write_evaluation(
-        output, Evaluation(predictions), about, judged, then=[extras.write, checkup.write, *last]
+        output,
+        Evaluation(predictions),
+        about,
+        judged,
+        gates=demands,
+        then=[extras.write, checkup.write, *last],
     )
     shown = {**written.model_dump(mode="json"), **checkup.results(), "output": str(output)}
     told = [] if seen is None else seen.dependence.sentences

@@ -1,4 +1,4 @@
-"""What `eval` writes beside the answers: the heatmaps' cells, the suite, what the model looks at."""
+"""What `eval` writes beside the answers where it is asked to: the suite, what the model looks at."""
 
 from __future__ import annotations
 
@@ -39,16 +39,12 @@ class Extras:
 
     def write(self, run: Path) -> None:
         """Write all of it into a run's directory in the making."""
-        from mlx_medlora.evaluation.heatmaps import heatmaps
-        from mlx_medlora.evaluation.runs import HEATMAPS, SUITE
-        from mlx_medlora.files import write_json
-
-        cells = heatmaps(self.predictions, self.card, self.gates)
-        write_json(run / HEATMAPS, cells.model_dump(mode="json"))
         if self.suite is not None:
+            from mlx_medlora.evaluation.runs import SUITE
+            from mlx_medlora.files import write_json
             from mlx_medlora.report.heatmaps import write_heatmaps
 
             write_json(run / SUITE, self.suite.model_dump(mode="json"))
-            write_heatmaps(run / FOLDER, cells)
+            write_heatmaps(run / FOLDER, self.suite.heatmaps)
         if self.seen is not None:
             self.seen.write(run)

@@ -7,6 +7,7 @@ text removed. What the accuracy loses without the image is what came from it. Le
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,8 +78,8 @@ def measure_dependence(
 ) -> Dependence:
     """Ask the cases of `split` that have images again, and compare with `predictions`, its plain answers.
 
-    `answer` answers a whole dataset, by the same method and threshold. Words are counted over all splits.
-    Raises InputError where no case has an image.
+    `answer` answers a whole dataset, by the same method and threshold. Words are counted over all splits that
+    can be read. Raises InputError where no case has an image.
     """
     cases = [case for case in dataset.cases(split) if case.image_paths]
     if not cases:
@@ -95,9 +96,17 @@ def measure_dependence(
             "image_alone": text_removed(dataset, cases),
         }
         passes = {name: _ask(answer, name, altered, split, plain) for name, altered in asked.items()}
-    everything = [case for name in dataset.splits() for case in dataset.cases(name)]
-    evidence = _evidence(plain, passes, everything)
+    evidence = _evidence(plain, passes, _all_cases(dataset, split))
     return conclude(evidence, left_out=len(predictions) - len(plain))
+
+
+def _all_cases(dataset: Dataset, split: str) -> list[Case]:
+    """The cases of this split, and of the others where nothing is wrong with those."""
+    found = dataset.cases(split)
+    for name in dataset.splits():
+        with suppress(InputError):
+            found = found + (dataset.cases(name) if name != split else [])
+    return found
 
 
 def _ask(answer: Answer, name: str, altered: Altered, split: str, plain: Sequence[Prediction]) -> _Pass:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import mlx.core as mx
 
@@ -21,11 +21,14 @@ from mlx_medlora.evaluation.prompts import PromptMaker
 from mlx_medlora.evaluation.readers import EVEN, Reader, Scorer, Verdict, Writer
 from mlx_medlora.evaluation.results import Prediction, Scorecard
 from mlx_medlora.evaluation.results.predictions import Method
-from mlx_medlora.evaluation.runs import PREDICTIONS, SCORECARD
+from mlx_medlora.evaluation.runs import HEATMAPS, PREDICTIONS, SCORECARD
 from mlx_medlora.files import atomic_directory, write_json, write_jsonl
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder
 from mlx_medlora.gemma.sharing import Batch
+
+if TYPE_CHECKING:
+    from mlx_medlora.evaluation.gate import Gate
 
 METHODS: tuple[Method, ...] = get_args(Method)
 Progress = Callable[[int, int], None]
@@ -35,6 +38,9 @@ CONTAINS = (
     "predictions.jsonl: each case's id, patient's id, modality, label, error type, severity and image names, "
     "the fields asked for with --by, the probability of ERROR, and the model's answer, which may repeat what "
     "the case says. No case's own text, no image.",
+    "heatmaps.json, suite.json and heatmaps/, where they are written: counts and rates.",
+    "dependence.json, where it is written: counts, rates, ids of the cases occluded, and words that texts of "
+    "three patients or more have. occlusion/: those cases' images, their ids and answers.",
     "report.html, where it is written: the cases' texts and small copies of their images, the answers, ids.",
 )
 POOL = 4096  # cases that are sorted into batches together; more would only hold up the first answer
@@ -119,19 +125,26 @@ def write_evaluation(
     about: dict[str, Any],
     card: Scorecard | None = None,
     *,
+    gates: Sequence[Gate] | None = None,
     then: Sequence[Callable[[Path], None]] = (),
 ) -> Scorecard:
-    """Write `scorecard.json` (with `about`: what was evaluated, how) and `predictions.jsonl`.
+    """Write `scorecard.json` (with `about`: what was evaluated, how), `predictions.jsonl`, `heatmaps.json`.
 
-    `card` is the scorecard where it is not the plain one; `then` are called with the directory in the making,
+    `card` is the scorecard where it is not the plain one, `gates` those that the heatmaps' cells are held
+    against, where they are not the dataset card's; `then` are called with the directory in the making,
     to add to it. Returns what was written. `output` is complete or absent. Raises InputError where it
     exists and is not an empty directory.
     """
+    from mlx_medlora.evaluation.gate import card_gates
+    from mlx_medlora.evaluation.heatmaps import heatmaps
+
     told = {**about, "contains": CONTAINS}
     whole = (card or evaluation.scorecard).model_copy(update={"about": told})
+    cells = heatmaps(evaluation.predictions, whole, card_gates() if gates is None else gates)
     with atomic_directory(output, private=True) as work:
         write_jsonl(work / PREDICTIONS, (_row(p, whole.by) for p in evaluation.predictions))
         write_json(work / SCORECARD, whole.model_dump(mode="json"))
+        write_json(work / HEATMAPS, cells.model_dump(mode="json"))
         for write in then:
             write(work)
     return whole

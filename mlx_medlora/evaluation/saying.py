@@ -12,6 +12,7 @@ from mlx_medlora.evaluation.words import Word
 SMALL = 0.10  # a contribution whose whole interval lies below it counts as none
 
 BLIND = "does not look at the image"
+ELSEWHERE = "its accuracy does not come from the image"
 LOOKS = "looks at the image"
 UNDECIDED = "undecided whether it looks at the image"
 SHORTCUT = "; the text gives answers away"
@@ -42,7 +43,7 @@ class Evidence:
 def conclude(evidence: Evidence, left_out: int = 0) -> Dependence:
     """The verdict and the sentences; `left_out` cases had no image."""
     looks, shortcut = _looks(evidence), _shortcut(evidence)
-    verdict = {True: LOOKS, False: BLIND, None: UNDECIDED}[looks]
+    verdict = {True: LOOKS, False: BLIND if evidence.unmoved else ELSEWHERE, None: UNDECIDED}[looks]
     return Dependence(
         verdict=verdict + (SHORTCUT if shortcut else ""),
         sentences=list(_sentences(evidence, looks, shortcut, left_out)),

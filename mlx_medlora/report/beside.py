@@ -11,7 +11,8 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from mlx_medlora.cases.rows import read_jsonl
 from mlx_medlora.errors import InputError
-from mlx_medlora.evaluation.results import Measure
+from mlx_medlora.evaluation.results import Heatmaps, Measure
+from mlx_medlora.evaluation.runs import HEATMAPS
 from mlx_medlora.files import read_json
 
 DEPENDENCE = "dependence.json"
@@ -117,6 +118,7 @@ class Beside:
     dependence: Dependence | None = None
     health: Health | None = None
     forgetting: Forgetting | None = None
+    heatmaps: Heatmaps | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -132,6 +134,7 @@ def look_beside(run: Path, about: dict[str, Any]) -> Beside:
         dependence=_parsed(Dependence, run / DEPENDENCE, notes),
         health=_parsed(Health, run / HEALTH, notes) or _of_adapter(adapter, notes),
         forgetting=_parsed(Forgetting, run / FORGETTING, notes),
+        heatmaps=_parsed(Heatmaps, run / HEATMAPS, notes),
         notes=tuple(notes),
     )
 

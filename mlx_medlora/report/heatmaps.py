@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK = "#101820"
+INK = "#111111"  # not the page's ink, which turns light on dark screens: the fills stay pale
 FILLS = {"pass": "#bfe5cc", "fail": "#f3b8b0", "undecided": "#f4f1e4"}
 SIGNS = {"pass": "✓ pass", "fail": "✗ fail", "undecided": "? undecided"}
 NAMES = {
@@ -52,7 +52,7 @@ class Map:
     def alt(self) -> str:
         """Every cell in words, for whoever does not see it."""
         said = (
-            f"{row}, {_heading(column)}: {SIGNS[cell.verdict][2:]}, {' '.join(_figures(cell))}"
+            f"{_short(row)}, {_heading(column)}: {SIGNS[cell.verdict][2:]}, {' '.join(_figures(cell))}"
             for (row, column), cell in self.cells.items()
         )
         return f"{self.title}. " + "; ".join(" ".join(one.split()) for one in said)

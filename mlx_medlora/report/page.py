@@ -14,10 +14,10 @@ from markupsafe import Markup
 
 from mlx_medlora import __version__
 from mlx_medlora.files import plain_os_errors, sync_path
-from mlx_medlora.report import figures, provenance, view, words
+from mlx_medlora.report import figures, heatmaps, provenance, view, words
 from mlx_medlora.report.rows import NEAR, OUTCOMES, ROOM, case_data, is_near
 from mlx_medlora.report.sources import Evidence, Options
-from mlx_medlora.report.svg import Sheet
+from mlx_medlora.report.svg import Sheet, drawing, inline
 from mlx_medlora.report.thumbnails import Progress
 
 PAGE = "report.html"
@@ -76,7 +76,7 @@ def _parts(evidence: Evidence, options: Options, sheet: Sheet) -> dict[str, Any]
         "grouped": view.GROUPED,
         "kinds": kinds,
         "by_kind": by_kind,
-        "heatmaps": view.heatmaps(evidence, sheet),
+        "heatmaps": _heatmaps(evidence, sheet),
         "verdicts": view.verdicts(card),
         "reliability": None if card.calibration is None else figures.reliability(card.calibration, sheet),
         "curves": figures.losses(evidence.beside.curve, sheet),
@@ -99,6 +99,16 @@ def _filters(evidence: Evidence) -> dict[str, list[str]]:
     return {
         name: sorted({words.plain(getattr(one, name)) for one in evidence.predictions}) for name in fields
     }
+
+
+def _heatmaps(evidence: Evidence, sheet: Sheet) -> list[dict[str, str]]:
+    """The run's heatmaps, modality by metric and by error type, each with `svg` and `title`."""
+    made = []
+    for one in [] if evidence.beside.heatmaps is None else heatmaps.maps(evidence.beside.heatmaps):
+        with drawing(*one.size) as figure:
+            heatmaps.paint(figure, one)
+            made.append({"svg": inline(figure, one.name, one.alt, sheet), "title": one.title})
+    return made
 
 
 def _policy(style: str, script: str) -> str:

@@ -70,7 +70,9 @@ def alerts(evidence: Evidence) -> list[str]:
     found = []
     dependence, health = evidence.beside.dependence, evidence.beside.health
     if dependence is not None and dependence.looks is False:
-        found.append(f"This model does not look at the image. The verdict: {plain(dependence.verdict)}.")
+        found.append(
+            f"This model's right answers do not come from the image. The verdict: {plain(dependence.verdict)}."
+        )
     if dependence is not None and dependence.shortcut:
         found.append("The text alone gives answers away: what looks like seeing may be reading.")
     if evidence.trained_on_these:
@@ -176,11 +178,6 @@ def error_types(evidence: Evidence) -> tuple[list[str], dict[str, dict[str, tupl
         row: {kind: (right[row, kind], cases[row, kind]) for kind in kinds if cases[row, kind]}
         for row in rows
     }
-
-
-def heatmaps(evidence: Evidence, sheet: Sheet) -> list[Drawing]:
-    """Modality by metric and modality by error type. None are drawn yet: the tables of groups stand alone."""
-    return []
 
 
 def tallies(evidence: Evidence) -> list[tuple[str, str, int]]:

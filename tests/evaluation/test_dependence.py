@@ -1,6 +1,7 @@
 """Does it look: a model that does, one that cannot, one that learned a planted word."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from mlx_medlora.cases.dataset import Dataset
 from mlx_medlora.cases.images import open_image
 from mlx_medlora.cases.prepare import prepare_phantoms
 from mlx_medlora.errors import InputError
+from mlx_medlora.evaluation import words
 from mlx_medlora.evaluation.altered import Altered, blank_image, finding_removed, swapped, text_removed
-from mlx_medlora.evaluation.dependence import measure_dependence
+from mlx_medlora.evaluation.dependence import _all_cases, measure_dependence
 from mlx_medlora.evaluation.flags import share
 from mlx_medlora.evaluation.results import Dependence, Measure, Prediction
 from mlx_medlora.evaluation.runner import evaluate
@@ -125,7 +127,7 @@ def test_a_model_that_learned_a_planted_word_is_caught(
     assert shown["accuracy"].value is not None
     assert shown["accuracy"].value >= 0.9  # as good a model as any, by its accuracy
     assert (found.looks, found.shortcut) == (False, True)
-    assert found.verdict == "does not look at the image; the text gives answers away"
+    assert found.verdict == "its accuracy does not come from the image; the text gives answers away"
     assert shown["from_text"].interval is not None
     assert shown["from_text"].interval[0] > 0.2
     assert any(sentence.startswith("Shortcut: without seeing") for sentence in found.sentences)
@@ -157,6 +159,27 @@ def test_words_of_few_patients_are_not_shown(phantoms: Path) -> None:
     few = probe_words(cases[:4])
     assert (few.accuracy.value, few.gain.interval, few.words) == (None, None, ())
     assert few.accuracy.reason == "fewer than 5 patients with either right answer"
+    mute = probe_words([case.model_copy(update={"input": "..."}) for case in cases])
+    assert (mute.gain.value, mute.gain.reason) == (None, "the text has no words")
+
+
+def test_many_cases_are_sampled(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = Dataset.open(planted).cases("train")
+    monkeypatch.setattr(words, "MOST", 60)
+    found = probe_words(cases)
+    assert found == probe_words(cases)
+    assert (found.accuracy.n, found.accuracy.value) == (60, 1.0)
+
+
+def test_another_split_s_damage_stops_nothing(phantoms: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(phantoms, tmp_path / "data"))
+    dataset = Dataset.open(data)
+    whole = sum(len(dataset.cases(split)) for split in dataset.splits())
+    lost = len(dataset.cases("train"))
+    (data / "train.jsonl").write_text("{")
+    assert len(_all_cases(dataset, "test")) == whole - lost
+    with pytest.raises(InputError):
+        _all_cases(dataset, "train")
 
 
 def test_nothing_changed_changes_nothing(tiny_medgemma: Path, phantoms: Path) -> None:

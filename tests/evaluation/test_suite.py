@@ -9,11 +9,14 @@ from mlx_medlora.cases.card import case_text, sections
 from mlx_medlora.cases.dataset import Dataset
 from mlx_medlora.cases.prepare import prepare_phantoms
 from mlx_medlora.cases.schema import Case
+from mlx_medlora.errors import InputError
 from mlx_medlora.evaluation.baselines import answered_by, commoner, heuristic
 from mlx_medlora.evaluation.gate import Gate, card_gates, judge
 from mlx_medlora.evaluation.heatmaps import heatmaps
 from mlx_medlora.evaluation.metrics import score
 from mlx_medlora.evaluation.results import GateResult, Prediction, Suite
+from mlx_medlora.evaluation.runner import Evaluation, write_evaluation
+from mlx_medlora.evaluation.runs import read_heatmaps
 from mlx_medlora.evaluation.suite import run_suite
 
 Make = Callable[..., list[Prediction]]
@@ -169,7 +172,20 @@ def test_the_nearest_gate_is_taken(table: Make) -> None:
     assert kinds["mri", "none"] == 0.95  # no gate on valid treatments: the dataset card's
 
 
-def test_one_case_of_one_class_gives_cells_and_no_crash(table: Make, tmp_path: Path) -> None:
+def test_every_run_keeps_its_cells(table: Make, tmp_path: Path) -> None:
+    found = Evaluation(table([("ERROR", "ERROR", 5), ("CORRECT", "CORRECT", 5)]))
+    mine = [Gate(measure="ppv", at_least=0.6)]
+    for name, gates in (("plain", None), ("mine", mine)):
+        card = write_evaluation(tmp_path / name, found, {"split": "val"}, gates=gates)
+        wanted = heatmaps(found.predictions, card, gates or card_gates())
+        assert read_heatmaps(tmp_path / name) == wanted
+    assert {cell.measure for cell in read_heatmaps(tmp_path / "mine").by_metric} == {"ppv"}
+    (tmp_path / "plain" / "heatmaps.json").unlink()
+    with pytest.raises(InputError, match="it has no heatmaps"):
+        read_heatmaps(tmp_path / "plain")
+
+
+def test_one_case_of_one_class_gives_cells_and_no_crash(table: Make) -> None:
     predictions = table([("ERROR", None, 1)])
     found = heatmaps(predictions, score(predictions), card_gates())
     assert {c.verdict for c in found.by_metric} <= {"pass", "fail", "undecided"}

@@ -18,8 +18,9 @@ from mlx_medlora.errors import InputError
 from mlx_medlora.evaluation.comparing import compare, write_comparison
 from mlx_medlora.evaluation.gate import Gate
 from mlx_medlora.evaluation.results import AppliedPoint, Measure
-from mlx_medlora.evaluation.runs import read_run
+from mlx_medlora.evaluation.runs import read_heatmaps, read_run
 from mlx_medlora.report import words
+from mlx_medlora.report.heatmaps import SIGNS, maps
 from mlx_medlora.report.page import render, write_page
 from mlx_medlora.report.sources import Evidence, Options, gather
 
@@ -247,7 +248,7 @@ def test_what_a_reader_must_know_stands_first(tmp_path: Path) -> None:
     text = seen(render(found))
     verdict = text.index("Verdict")
     for wanted in (
-        "This model does not look at the image.",
+        "This model's right answers do not come from the image.",
         "The text alone gives answers away",
         "trained on these very cases",
         "threshold was chosen on these very cases",
@@ -329,3 +330,18 @@ def test_the_policy_names_the_script_and_the_style(tmp_path: Path) -> None:
     )
     assert "http://" not in re.sub(r"http://www\.w3\.org/[\w/]+", "", html)
     assert "https://" not in html
+
+
+def test_heatmaps_are_on_the_page(tmp_path: Path) -> None:
+    run = usual(tmp_path)
+    found = read_heatmaps(run)
+    page = render(gather(read_run(run)))
+    for one in maps(found):
+        assert one.title in page
+        assert f'aria-label="{one.alt}"' in page
+    assert "TNR: errors found" in page
+    for cell in found.by_metric:
+        assert SIGNS[cell.verdict] in page
+    assert 'style="' not in page
+    (run / "heatmaps.json").unlink()
+    assert "against the gates on TNR" not in render(gather(read_run(run)))
