@@ -70,9 +70,7 @@ def alerts(evidence: Evidence) -> list[str]:
     found = []
     dependence, health = evidence.beside.dependence, evidence.beside.health
     if dependence is not None and dependence.looks is False:
-        found.append(
-            f"This model's right answers do not come from the image. The verdict: {plain(dependence.verdict)}."
-        )
+        found.append(f"The image does not carry its right answers. The verdict: {plain(dependence.verdict)}.")
     if dependence is not None and dependence.shortcut:
         found.append("The text alone gives answers away: what looks like seeing may be reading.")
     if evidence.trained_on_these:

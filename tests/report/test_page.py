@@ -248,7 +248,7 @@ def test_what_a_reader_must_know_stands_first(tmp_path: Path) -> None:
     text = seen(render(found))
     verdict = text.index("Verdict")
     for wanted in (
-        "This model's right answers do not come from the image.",
+        "The image does not carry its right answers.",
         "The text alone gives answers away",
         "trained on these very cases",
         "threshold was chosen on these very cases",
