@@ -20,7 +20,7 @@ from mlx_medlora.cli.options import (
     verify_model,
 )
 from mlx_medlora.cli.output import out
-from mlx_medlora.errors import MedloraError
+from mlx_medlora.errors import InputError, MedloraError
 
 if TYPE_CHECKING:
     from mlx_medlora.evaluation.drift import Drift
@@ -54,7 +54,8 @@ def fuse(
     ] = None,
     group_size: Annotated[Literal[32, 64, 128], typer.Option(help="Weights that share one scale.")] = 64,
     data: Annotated[
-        Path | None, typer.Option(help="Dataset to measure on; left out: drawn phantoms.", metavar="DIR")
+        Path | None,
+        typer.Option(help="Dataset for --requantise to measure on; left out: drawn phantoms.", metavar="DIR"),
     ] = None,
     split: Annotated[str, typer.Option(help="The dataset's split to measure on.")] = "val",
     most_changed: Annotated[
@@ -72,9 +73,13 @@ def fuse(
     complete or absent.
     """
     out.use_json(json)
-    from mlx_medlora.cli.answering import note_point_left
+    from mlx_medlora.cli.answering import note_point_left, opened
     from mlx_medlora.lora.fuse import fuse as merge
 
+    if data is not None:
+        if requantise is None:
+            raise InputError("--data goes with --requantise", hint="Without it nothing is measured.")
+        opened(data, split)  # its faults are said before the work
     verify_model(model, verify)
     measured: list[Drift] = []
     check = None if requantise is None else _measure(model, adapter, data, split, measured)

@@ -47,14 +47,18 @@ def plan(
     preset: Annotated[Preset | None, typer.Option(help="A published recipe to begin from.")] = None,
     memory: Annotated[
         float | None,
-        typer.Option(help="Memory of a Mac in GB: choose batch, checkpointing and bits that fit it.", min=1),
+        typer.Option(
+            help="Memory of a Mac in GB: choose batch, checkpointing and bits that fit it.",
+            min=1,
+            max=1e6,
+        ),
     ] = None,
     bits: Annotated[
         Literal[4, 8] | None, typer.Option(help="Plan as if converted with so many bits.")
     ] = None,
     tflops: Annotated[
         float | None,
-        typer.Option(help="Another machine's matrix rate; left out: measured here.", min=0.001),
+        typer.Option(help="Another machine's matrix rate; left out: measured here.", min=0.001, max=1e6),
     ] = None,
     verbose_cases: VerboseCases = False,
     json: Json = False,

@@ -29,6 +29,9 @@ def load_processor(directory: Path) -> Any:
     """
     config = read_config(directory)
     _need(directory, "tokenizer_config.json")
+    _need(
+        directory, "tokenizer.json", "tokenizer.model"
+    )  # without them transformers' has no words, and no fault
     companions.refuse_odd_files(directory)
     import transformers
 

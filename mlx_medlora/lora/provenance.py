@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from mlx_medlora.cases.source import DataSource, source_in
+from mlx_medlora.errors import InputError
 from mlx_medlora.files import read_json
 from mlx_medlora.settings import StrictModel
 
@@ -51,9 +52,11 @@ def read_provenance(adapter: Path) -> Provenance:
     """
     for name, key in ((RUN, "data"), (TRAINING_DATA, "splits")):
         path = adapter / name
-        if path.is_file():
+        if path.exists():
             found = read_json(path)
-            splits = _splits(found.get(key) if isinstance(found, dict) else None)
+            if not isinstance(found, dict):
+                raise InputError("expected a JSON object", path=path, line=1)
+            splits = _splits(found.get(key))
             return Provenance(splits=splits, source=source_in(found, SOURCE, path))
     return Provenance()
 

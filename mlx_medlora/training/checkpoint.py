@@ -106,8 +106,7 @@ def write_checkpoint(target: Path, fill: Callable[[Path], None], state: State, t
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)  # where the disk is full, its room is needed
         raise
-    put(partial, target)
-    _check(target)
+    put(partial, target, _check)
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:

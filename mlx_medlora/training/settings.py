@@ -43,7 +43,7 @@ class TrainSettings(LoraSettings):
     """How an adapter is trained; the defaults are the dataset card's recipe."""
 
     epochs: int = Field(3, gt=0, description="Passes over the training split.")
-    batch_size: int = Field(4, gt=0, description="Rows in one forward pass.")
+    batch_size: int = Field(4, gt=0, le=1_000_000, description="Rows in one forward pass.")
     accumulate: int = Field(1, gt=0, description="Batches whose gradients make one update.")
     lr: float = Field(2e-4, gt=0, description="Highest learning rate.")
     schedule: Schedule = Field("linear", description="How the rate falls after warm-up.")

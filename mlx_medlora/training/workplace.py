@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -138,8 +138,12 @@ def ending(work: Workplace | None, again: str) -> Iterator[None]:
 
 def newest_first(checkpoints: Path) -> list[Path]:
     """The complete checkpoints in a directory, by their step."""
-    found = [path for path in checkpoints.glob("step-*") if path.is_dir()]
-    return sorted(found, key=lambda path: path.name, reverse=True)
+    found = [path for path in checkpoints.glob("step-*") if path.is_dir() and _step(path).isdecimal()]
+    return sorted(found, key=lambda path: int(_step(path)), reverse=True)  # names stop sorting at a million
+
+
+def _step(path: Path) -> str:
+    return path.name.removeprefix("step-")
 
 
 def mend(checkpoints: Path) -> None:
@@ -154,13 +158,23 @@ def mend(checkpoints: Path) -> None:
         shutil.rmtree(partial)
 
 
-def put(partial: Path, target: Path) -> None:
-    """Rename a written and synced directory to `target`, also where one of that name is there."""
+def put(partial: Path, target: Path, check: Callable[[Path], None]) -> None:
+    """Rename a written and synced directory to `target`, also where one of that name is there.
+
+    That one goes once `check` has found the new one whole, and comes back where it raises.
+    """
     old = target.with_name(f".{target.name}.old")
     if target.exists():
         os.replace(target, old)
     os.replace(partial, target)
     sync_path(target.parent)
+    try:
+        check(target)
+    except BaseException:
+        if old.exists():
+            shutil.rmtree(target)
+            os.replace(old, target)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -168,9 +168,24 @@ def test_missing_things_are_named(
         lone = ["--prompt", "Seen?", flag, "caf\udce9"]  # what a shell in Latin-1 passes
         assert f"{flag} is not UTF-8" in fail("generate", "--model", there, *lone)
     assert "--seed" in fail("generate", "--model", there, "--prompt", "Seen?", "--seed", "-5")
+    for flag in ("--memory", "--tflops"):
+        assert flag in fail("plan", "--model", there, "--data", phantom_dataset, flag, "inf")
+    huge = ["--memory", "8", "--batch-size", "9" * 12]  # its divisors would be looked for one by one
+    assert "batch_size" in fail("plan", "--model", there, "--data", phantom_dataset, *huge)
     assert "--phantoms" in fail("prepare", "--phantoms", "9" * 20, "--output", tmp_path / "out")
     assert str(gone) in fail("prepare", gone, "--output", output)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_data_of_fuse_is_looked_at_before_the_work(
+    tiny_medgemma: Path, phantom_dataset: Path, tmp_path: Path, fail: Fail
+) -> None:
+    """The adapter is not there either: it would be named next."""
+    given = ["fuse", "--model", tiny_medgemma, "--adapter", tmp_path / "a", "--output", tmp_path / "out"]
+    packed = [*given, "--requantise", "4"]
+    assert "--data goes with --requantise" in fail(*given, "--data", phantom_dataset)
+    assert "no such dataset directory" in fail(*packed, "--data", tmp_path / "gone")
+    assert "no split 'gone'" in fail(*packed, "--data", phantom_dataset, "--split", "gone")
 
 
 def test_an_output_in_use_is_refused_before_any_work(

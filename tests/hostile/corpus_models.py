@@ -223,7 +223,15 @@ def ruled(changed: dict[str, Any]) -> Callable[[Path], list[str]]:
     return build
 
 
+def wordless(place: Path) -> list[str]:
+    """A model without a vocabulary: transformers makes a tokenizer of it all the same."""
+    made = places.merged(place, "tokenizer_config.json")
+    (place / "model" / "tokenizer.json").unlink()
+    return made
+
+
 CASES = [
+    Hostile("tokenizer: not there", wordless, ("model: no tokenizer.json or tokenizer.model here",)),
     *(Hostile(f"tokenizer: {name}", ruled(changed), (said,)) for name, changed, said in RULES),
     *(
         Hostile(

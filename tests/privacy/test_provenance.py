@@ -108,6 +108,22 @@ def test_a_damaged_mark_is_refused_not_overlooked(
     assert not (tmp_path / "peft").exists()
 
 
+def test_a_run_that_is_no_object_is_refused_too(
+    credentialed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A list, or a directory of that name: the mark that stood there would be lost without a word."""
+    path = tmp_path / "adapter" / "run.json"
+    shutil.copytree(credentialed / "adapter", path.parent)
+    path.write_text("[]")
+    assert run(["export", str(path.parent), str(tmp_path / "peft")]) == 2
+    path.unlink()
+    path.mkdir()
+    assert run(["export", str(path.parent), str(tmp_path / "peft")]) == 2
+    said = capsys.readouterr().err
+    assert "run.json:1: expected a JSON object" in said
+    assert "run.json: is a directory" in said
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

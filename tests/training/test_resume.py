@@ -21,6 +21,7 @@ from mlx_medlora.lora.load import load_model
 from mlx_medlora.training.events import Epoch, Event, Plan, Resumed, Step
 from mlx_medlora.training.run import Validation, run_training
 from mlx_medlora.training.settings import TrainSettings
+from mlx_medlora.training.workplace import newest_first, put
 
 # five rows: batches of two, two and one; windows of two batches and one
 SETTINGS = TrainSettings(epochs=3, batch_size=2, accumulate=2, lr=1e-3, rank=2, warmup=0.3, dropout=0.2)
@@ -394,6 +395,27 @@ def test_memory_that_runs_out_names_the_setting_to_lower(
 
 def no_memory() -> None:
     raise RuntimeError("[malloc] Unable to allocate 17179869184 bytes.")
+
+
+def test_a_checkpoint_that_is_replaced_stays_until_the_new_one_is_read_back(tmp_path: Path) -> None:
+    for name in ("step-000003", ".step-000003.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.json").write_text(name)
+
+    def damaged(target: Path) -> None:
+        raise InputError("damaged", path=target)
+
+    with pytest.raises(InputError, match="damaged"):
+        put(tmp_path / ".step-000003.partial", tmp_path / "step-000003", damaged)
+    assert (tmp_path / "step-000003" / "state.json").read_text() == "step-000003"
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000003"]
+
+
+def test_the_newest_checkpoint_is_that_of_the_highest_step(tmp_path: Path) -> None:
+    """A million updates have a seventh digit."""
+    for name in ("step-999999", "step-1000000", "step-000007", "step-mine"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in newest_first(tmp_path)] == ["step-1000000", "step-999999", "step-000007"]
 
 
 @pytest.mark.parametrize("moment", ["rename", "remove"])
