@@ -42,7 +42,7 @@ class Dataset:
 
     def splits(self) -> tuple[str, ...]:
         """The splits that are there, in the order train, val, test."""
-        return tuple(split for split in SPLITS if self._file(split).is_file())
+        return tuple(split for split in SPLITS if self._file(split).exists())  # of any kind: reading names it
 
     def cases(self, split: str) -> list[Case]:
         """All cases of one split, in the file's order.

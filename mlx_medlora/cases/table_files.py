@@ -49,6 +49,8 @@ def read_rows(path: Path) -> list[Row]:
         rows = _bounded(read_jsonl(path), path)
     elif kind in JSON_KINDS:
         rows = _bounded(_read_json_array(path), path)
+    elif not path.is_file():
+        raise InputError("is not a file" if path.exists() else "no such file", path=path)
     else:
         known = ", ".join(CSV_KINDS + JSON_KINDS + JSONL_KINDS)
         hint = "Save it as CSV: such a file is not opened." if kind in _NOT_OPENED else None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -74,18 +76,35 @@ def about(
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (sys.argv's where None), say any error, return the exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    before = _take_terminate_as_ctrl_c()
     try:
         refuse_tight_limit()
         status = app(args=given or ["--help"], prog_name="mlx-medlora", standalone_mode=False, obj=given)
     except (Exception, KeyboardInterrupt) as error:
         return errors.say(error)
     finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
         out.reset()
         network.forbid(False)
         privacy.forget()
     if status == errors.INTERRUPTED:  # Typer turns Ctrl-C into this status
         return errors.say(KeyboardInterrupt())
     return status if isinstance(status, int) else 0
+
+
+def _take_terminate_as_ctrl_c() -> Any:
+    """Let SIGTERM end a command as Ctrl-C does, its partial output removed; what handled it before, if known.
+
+    Training has a handler of its own, which saves the run first.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return None
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    return signal.signal(signal.SIGTERM, interrupt)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlx_medlora.cli.options import Json, examples
+from mlx_medlora.cli.options import Json, Offline, examples
 from mlx_medlora.cli.output import out
 from mlx_medlora.errors import InputError
 
@@ -33,6 +33,7 @@ def compare(
             help="File to write; by default comparison.json in the last run's directory.", metavar="FILE"
         ),
     ] = None,
+    offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Compare runs on the same cases, each with the first.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from mlx_medlora.cli.options import Json, Output, examples
+from mlx_medlora.cli.options import Json, Offline, Output, examples
 from mlx_medlora.cli.output import out
 
 EXAMPLES = examples("mlx-medlora demo --output demo", "mlx-medlora demo --output demo --json")
@@ -15,7 +15,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("demo", epilog=EXAMPLES)(demo)
 
 
-def demo(output: Output, json: Json = False) -> None:
+def demo(output: Output, offline: Offline = False, json: Json = False) -> None:
     """Show the whole path on this machine, offline.
 
     Draws phantom cases, converts the embedded model, trains LoRA on q/v/o, compares before and after.

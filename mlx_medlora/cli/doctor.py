@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from mlx_medlora import __version__
-from mlx_medlora.cli.options import Json, Verify, examples, verify_model
+from mlx_medlora.cli.options import Json, Offline, Verify, examples, verify_model
 from mlx_medlora.cli.output import out
 from mlx_medlora.errors import InputError
 
@@ -46,6 +46,7 @@ def doctor(
         typer.Option(help="A model to check as well: are its files whole?", metavar="MODEL"),
     ] = None,
     verify: Verify = False,
+    offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Say what this machine offers and lacks, and whether a model's files are whole."""

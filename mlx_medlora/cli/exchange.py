@@ -37,6 +37,7 @@ def export(
         bool,
         typer.Option("--before-4.52", help="For transformers 4.50 and 4.51, with their names."),
     ] = False,
+    offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Write an adapter for Hugging Face PEFT, with a model card.

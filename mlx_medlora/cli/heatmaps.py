@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlx_medlora.cli.options import Json, examples
+from mlx_medlora.cli.options import Json, Offline, examples
 from mlx_medlora.cli.output import out
 
 EXAMPLES = examples(
@@ -27,6 +27,7 @@ def heatmaps(
         Path | None,
         typer.Option(help="Where to write; by default RUN/heatmaps.", metavar="DIR"),
     ] = None,
+    offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Draw modality by metric and modality by error type, held against the gates.

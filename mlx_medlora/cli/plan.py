@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mlx_medlora.cli.options import Data, Json, VerboseCases, examples
+from mlx_medlora.cli.options import Data, Json, Offline, VerboseCases, examples
 from mlx_medlora.cli.output import out
 from mlx_medlora.cli.settings_flags import collect, flags_from
 from mlx_medlora.errors import InputError, MedloraError
@@ -61,6 +61,7 @@ def plan(
         typer.Option(help="Another machine's matrix rate; left out: measured here.", min=0.001, max=1e6),
     ] = None,
     verbose_cases: VerboseCases = False,
+    offline: Offline = False,
     json: Json = False,
     **flags: Any,
 ) -> None:

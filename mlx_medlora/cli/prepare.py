@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlx_medlora.cli.options import Json, Output, VerboseCases, examples
+from mlx_medlora.cli.options import Json, Offline, Output, VerboseCases, examples
 from mlx_medlora.cli.output import out
 from mlx_medlora.errors import InputError
 
@@ -59,6 +59,7 @@ def prepare(
         str | None, typer.Option(help="With --credentialed: where that agreement stands.", metavar="URL")
     ] = None,
     verbose_cases: VerboseCases = False,
+    offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Turn a table of cases and images into a dataset.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlx_medlora.cli.options import Json, VerboseCases, examples
+from mlx_medlora.cli.options import Json, Offline, VerboseCases, examples
 from mlx_medlora.cli.output import out
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def report(
         typer.Option("--redact", help="Figures only: no case's text, image or id, no patient's id."),
     ] = False,
     verbose_cases: VerboseCases = False,
+    offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Make one page of a run: verdict, figures, and every case.
@@ -96,6 +97,7 @@ def model_card(
     output: Annotated[
         Path, typer.Option(help="File to write, README.md beside the weights.", metavar="FILE")
     ],
+    offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Write a model card in Hugging Face's form from a run's figures.

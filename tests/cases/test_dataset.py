@@ -124,3 +124,10 @@ def test_an_id_in_two_splits_is_named_with_its_line(root):
     write(root, {**ROW, "id": "b"}, ROW, split="test")
     with pytest.raises(InputError, match=r"test\.jsonl:2: the id 'a' is in the split 'train' too"):
         Dataset.open(root).refuse_shared_ids()
+
+
+def test_a_split_that_is_no_file_is_named(root):
+    (root / "val.jsonl").mkdir()
+    assert Dataset.open(root).splits() == ("train", "val")
+    with pytest.raises(InputError, match=r"val\.jsonl: is a directory"):
+        Dataset.open(root).cases("val")

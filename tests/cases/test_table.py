@@ -207,3 +207,9 @@ def test_a_table_that_never_ends_is_not_held(tmp_path, monkeypatch):
     path.write_text('{"a": 1}\n' * 4)
     with pytest.raises(InputError, match=r"cases\.jsonl:4: the table has more than 3 rows"):
         table_files.read_rows(path)
+
+
+def test_a_table_that_is_not_there_is_called_that(tmp_path):
+    for path, said in ((tmp_path, "is not a file"), (tmp_path / "phantoms", "no such file")):
+        with pytest.raises(InputError, match=said):
+            read_table(path, Path)

@@ -1,4 +1,7 @@
 import errno
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -84,3 +87,15 @@ def test_ctrl_c_is_130(failing: list[BaseException], capsys: pytest.CaptureFixtu
     failing.append(KeyboardInterrupt())
     assert app_module.run(["fail"]) == 130
     assert capsys.readouterr().err == "Error: interrupted\n"
+
+
+def test_terminate_ends_a_command_as_ctrl_c_does(tmp_path: Path) -> None:
+    """With nothing half-written left: what is under way is removed."""
+    command = [sys.executable, "-m", "mlx_medlora.cli.app", "prepare", "--phantoms", "4000"]
+    with subprocess.Popen([*command, "--output", str(tmp_path / "out")], stderr=subprocess.PIPE) as process:
+        while not list(tmp_path.iterdir()):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, list(tmp_path.iterdir())) == (130, []), said
