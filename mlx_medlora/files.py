@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -202,12 +203,23 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def partial_beside(path: Path) -> Path:
+    """The name under which this process writes what becomes `path`; what killed ones left is removed."""
+    import psutil
+
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        owner = left.name.split(".")[-2]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
 def write_json_whole(path: Path, value: object) -> None:
     """As `write_json`, its owner's alone and in one move: the old file stays, or the new one is complete.
 
     Raises InputError or NoSpace where it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_beside(path)
     with plain_os_errors(path):
         try:
             write_json(partial, value)
@@ -223,7 +235,7 @@ def write_text_whole(path: Path, text: str) -> None:
 
     Raises InputError or NoSpace where it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_beside(path)
     with plain_os_errors(path):
         try:
             partial.write_text(text, encoding="utf-8", newline="\n")

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mlx_medlora import __version__
-from mlx_medlora.files import plain_os_errors, sync_path
+from mlx_medlora.files import partial_beside, plain_os_errors, sync_path
 from mlx_medlora.report import figures, heatmaps, provenance, view, words
 from mlx_medlora.report.rows import NEAR, OUTCOMES, ROOM, case_data, is_near
 from mlx_medlora.report.sources import Evidence, Options
@@ -47,8 +47,8 @@ def write_page(
     Raises InputError or NoSpace where it cannot be written.
     """
     content = render(evidence, options, progress).encode()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with plain_os_errors(path):
+        partial = partial_beside(path)
         try:
             with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
                 stream.write(content)

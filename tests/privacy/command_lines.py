@@ -17,6 +17,11 @@ def whole_path(source: Path) -> dict[str, tuple[object, ...]]:
         "plan": ("plan", *tiny, "--data", "data", "--tflops", "1"),
         "train": ("train", *TRAIN),
         "eval": ("eval", *tiny, "--adapter", "adapter", "--data", "data", "--output", "run"),
+        "calibrate": (
+            *("calibrate", *tiny, "--adapter", "adapter", "--data", "data", "--split", "train"),
+            *("--max-false-flag", "0.5"),
+        ),
+        "report": ("report", "run"),
         "generate": ("generate", *answer),
         "export": ("export", "adapter", "exported"),
         "import": ("import", "exported", "imported", *tiny),

@@ -102,6 +102,27 @@ def test_a_killed_command_leaves_all_or_nothing(
     assert contents(output) == expected
 
 
+def test_a_killed_report_leaves_the_old_page_or_the_new_one(
+    forked: Forked, sources: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert forked(*line("eval", sources, run), "--no-report").status == 0
+    page, before = run / "report.html", contents(run)
+    whole = forked("report", run)
+    assert whole.status == 0, whole.said
+    expected, seen = page.read_bytes(), set()
+    for number in range(1, whole.instants + 1):
+        page.write_text("the old one")
+        assert forked("report", run, die_at=number).status == KILLED
+        seen.add(page.read_bytes())
+        left = {name: digest for name, digest in contents(run).items() if not name.endswith(".partial")}
+        assert {name: left[name] for name in before} == before
+        assert set(left) - set(before) == {"report.html"}
+    assert seen == {b"the old one", expected}
+    assert forked("report", run).status == 0
+    assert not list(run.glob(".*.partial")), "what the kills left is cleared"
+
+
 def test_a_killed_demo_leaves_nothing_under_its_name(forked: Forked, tmp_path: Path) -> None:
     for seconds in (0.5, 2.0, 4.0):
         assert forked("demo", "--output", tmp_path / "out", after=seconds).status == KILLED
