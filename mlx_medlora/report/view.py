@@ -35,7 +35,7 @@ NOTICE = (
 )
 UNSEEN = (
     "Whether the answers come from the images was not measured: a model that ignores them can score as high. "
-    "`eval --dependence` measures it."
+    "eval --dependence measures it."
 )
 FIELDS = ("modality", "error_type", "severity")  # groups that a redacted page may name
 MOST_GROUPS = 60  # rows of one table; the largest groups
@@ -81,7 +81,7 @@ def alerts(evidence: Evidence) -> list[str]:
         found.append("The adapter was trained on these very cases: the figures say nothing of new ones.")
     point = evidence.scorecard.operating_point
     if point is not None:
-        found += [plain(warning) for warning in point.warnings]
+        found += [f"{plain(warning[:1]).upper()}{plain(warning[1:])}." for warning in point.warnings]
         if point.same_cases and not point.warnings:
             found.append("The threshold was chosen on these very cases: new cases will do worse.")
     if health is not None:

@@ -283,6 +283,16 @@ def test_answers_to_other_cases_are_not_put_beside_these(tmp_path: Path) -> None
     assert "answer 4 is to a case that the split 'test' does not have" in found.absent
 
 
+def test_warnings_of_the_operating_point_are_sentences(tmp_path: Path) -> None:
+    found = evidence(usual(tmp_path))
+    point = AppliedPoint(
+        temperature=1.0, threshold=0.5, rule="max-false-flag", limit=0.05, split="test", split_sha256="a",
+        n=60, same_cases=True, warnings=("the threshold was chosen on these very cases",),
+    )  # fmt: skip
+    found = replace(found, scorecard=found.scorecard.model_copy(update={"operating_point": point}))
+    assert "The threshold was chosen on these very cases." in seen(render(found))
+
+
 def test_its_directory_is_made(tmp_path: Path) -> None:
     found = evidence(usual(tmp_path))
     assert write_page(tmp_path / "new" / "place" / "page.html", found)
