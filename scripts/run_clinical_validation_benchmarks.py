@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from mlx_medlora.cli.app import run
+from mlx_medlora.errors import InputError
 from mlx_medlora.files import read_json
 
 MODELS = Path("models")
@@ -43,10 +44,12 @@ def translated(arguments: list[str]) -> list[str]:
 
 
 def base_of(adapter: Path) -> str:
-    """The model that an adapter was trained on."""
-    config = adapter / CONFIG
-    found = read_json(config) if config.is_file() else {}
-    return str(found["base"]["id"] if "base" in found else found.get("base_model_name_or_path", BASE))
+    """The model that an adapter was trained on; the card's where it does not say."""
+    try:
+        found = read_json(adapter / CONFIG)
+        return str(found["base"]["id"] if "base" in found else found["base_model_name_or_path"])
+    except (InputError, OSError, TypeError, KeyError):
+        return BASE  # the command says what is wrong with the adapter
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from mlx_medlora.cli.app import run
+from mlx_medlora.errors import InputError
 from mlx_medlora.files import read_json
 
 ADAPTER = Path("models/medgemma-lora")
@@ -25,13 +26,29 @@ def value_of(option: str, arguments: list[str]) -> str | None:
     return found
 
 
+def base_of(adapter: Path) -> str:
+    """The model that an adapter was trained on; the card's where it does not say."""
+    try:
+        found = read_json(adapter / "adapter_config.json")
+        return str(found["base"]["id"] if "base" in found else found["base_model_name_or_path"])
+    except (InputError, OSError, TypeError, KeyError):
+        return BASE  # the command says what is wrong with the adapter
+
+
 def defaults(arguments: list[str]) -> list[str]:
     """Options put before those that were given."""
     adapter = Path(value_of("--adapter", arguments) or ADAPTER)
-    config = adapter / "adapter_config.json"
-    base = str(read_json(config)["base"]["id"]) if config.is_file() else BASE
     output = f"{adapter}-evaluation"
-    return ["--model", base, "--adapter", str(adapter), "--data", "lora_training", "--output", output]
+    return [
+        "--model",
+        base_of(adapter),
+        "--adapter",
+        str(adapter),
+        "--data",
+        "lora_training",
+        "--output",
+        output,
+    ]
 
 
 if __name__ == "__main__":

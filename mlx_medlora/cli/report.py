@@ -107,7 +107,7 @@ def model_card(
     """
     out.use_json(json)
     from mlx_medlora.evaluation.runs import read_run
-    from mlx_medlora.files import write_text_whole
+    from mlx_medlora.files import plain_os_errors, write_text_whole
     from mlx_medlora.lora.model_card import base_card, model_card
     from mlx_medlora.report.model_card import with_figures
 
@@ -122,5 +122,7 @@ def model_card(
 
         directory = Path(str(adapter))
         text = model_card(directory, read_adapter_config(directory), read_provenance(directory))
+    with plain_os_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
     write_text_whole(output, with_figures(text, found.scorecard))
     out.result({"output": str(output)}, f"Wrote {output}")

@@ -182,9 +182,17 @@ def _sentence(pair: Paired, p: float) -> str:
     value = pair.difference.value or 0.0
     counts = f"{len(pair.won)} won, {len(pair.lost)} lost of {pair.n}"
     if p >= 1 - LEVEL:
-        return f"{pair.second} and {pair.first} cannot be told apart: {counts}, p = {p:.3g}"
+        return f"{pair.second} and {pair.first} cannot be told apart: {counts}, p = {p:.3g}{_though(pair)}"
     word = "better" if value > 0 else "worse"
     return f"{pair.second} is {word} than {pair.first}: {counts}, p = {p:.3g}"
+
+
+def _though(pair: Paired) -> str:
+    """What to make of an interval that leaves 0 out where the test sees no difference."""
+    low, high = pair.difference.interval or (0.0, 0.0)
+    if low <= 0 <= high:
+        return ""
+    return ". The interval of the difference leaves 0 out; the test is the stricter here, and it decides"
 
 
 def _summary(run: Run, name: str) -> RunSummary:

@@ -34,6 +34,7 @@ from mlx_medlora.gemma.processor import Encoder
 Answer = Callable[[Dataset, str], Sequence[Prediction]]  # a dataset, and what is being asked
 
 UNMOVED = 1e-3  # a probability of ERROR that moves by less in every case is not moved by the image
+FEWEST = 5  # cases of either pass from which that is concluded: the image may not matter to a single one
 WITHIN = {
     "accuracy": "the share of cases answered rightly, of those with an image",
     "accuracy_blanked": "the same, with every image replaced by an even grey",
@@ -140,7 +141,7 @@ def _evidence(plain: list[Prediction], passes: dict[str, _Pass], everything: Seq
     figures["probability_shift"] = _fixed("probability_shift", SHIFT, shift, len(plain))
     words = probe_words(everything)
     figures |= {m.name: m for m in (words.accuracy, words.gain)}
-    unmoved = all(float(move.max(initial=0.0)) < UNMOVED for move in moves)
+    unmoved = all(len(move) >= FEWEST and float(move.max()) < UNMOVED for move in moves)
     return Evidence(figures, unmoved, words.words, "ERROR" if error.mean() >= 0.5 else "CORRECT")
 
 

@@ -9,7 +9,7 @@ gates:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mlx_medlora.errors import GateNotMet, InputError
 from mlx_medlora.evaluation.meanings import CARD_KEYS, MEANINGS
-from mlx_medlora.evaluation.results import GateReport, GateResult, Measure, Scorecard, Verdict
+from mlx_medlora.evaluation.results import GateReport, GateResult, Measure, Scorecard, Scores, Verdict
 from mlx_medlora.evaluation.sample_size import cases_to_show
 from mlx_medlora.settings import StrictModel, validate_yaml
 
@@ -27,7 +27,7 @@ WEIGHTED = "weighted_miss_rate"
 NAMES = (*MEANINGS, *CARD_KEYS, WEIGHTED)
 ERRORS_ONLY = ("error_type", "severity")  # fields that say nothing of valid treatments
 
-Limit = Annotated[float, Field(ge=-1, le=1)]
+Limit = Annotated[float, Field(ge=-1, le=1, strict=True)]  # YAML's `yes` is no limit
 
 
 class Gate(StrictModel):
@@ -107,7 +107,7 @@ def target_of(gates: Sequence[Gate]) -> float:
 
 def judge(gates: Sequence[Gate], card: Scorecard, source: str = CARD) -> GateReport:
     """Hold the figures of `card` against `gates`."""
-    results = [result for gate in gates for result in _results(gate, card)]
+    results = [result for gate in gates for result in _results(gate, card) or [_of_all(gate, card)]]
     verdicts = {result.verdict for result in results}
     order: tuple[Verdict, ...] = ("fail", "undecided", "pass")
     return GateReport(source=source, verdict=next(v for v in order if v in verdicts), gates=results)
@@ -128,23 +128,30 @@ def title(result: GateResult) -> str:
     return f"{result.measure} {result.rule}{group}"
 
 
-def _results(gate: Gate, card: Scorecard) -> Iterator[GateResult]:
+def _of_all(gate: Gate, card: Scorecard) -> GateResult:
+    whole = card.misses.weighted if gate.measure == WEIGHTED else card.measures[_key(gate)]
+    return hold(gate, None, whole)
+
+
+def _results(gate: Gate, card: Scorecard) -> list[GateResult]:
+    """One result, or one for each group; none where no group has what `each` asks of it."""
     if gate.field is None:
-        whole = card.misses.weighted if gate.measure == WEIGHTED else card.measures[_key(gate)]
-        yield hold(gate, None, whole)
-        return
-    groups = card.by[gate.field]
-    wanted = groups if gate.only is None else [gate.only[gate.field]]
+        return [_of_all(gate, card)]
+    return list(_of_groups(gate, gate.field, card.by[gate.field]))
+
+
+def _of_groups(gate: Gate, field: str, groups: Mapping[str, Scores]) -> Iterator[GateResult]:
+    wanted = groups if gate.only is None else [gate.only[field]]
     for name in wanted:
         if name not in groups:
-            reason = f"no case has {gate.field} {name!r}, only {', '.join(groups)}"
+            reason = f"no case has {field} {name!r}, only {', '.join(groups)}"
             absent = Measure(name=gate.measure, value=None, n=0, meaning="", reason=reason)
-            yield hold(gate, {gate.field: name}, absent)
+            yield hold(gate, {field: name}, absent)
             continue
         found = groups[name].measures[_key(gate)]
         if gate.each in ERRORS_ONLY and not found.n:
             continue  # severity `none` holds valid treatments, among which no error can be found
-        yield hold(gate, {gate.field: name}, found)
+        yield hold(gate, {field: name}, found)
 
 
 def _key(gate: Gate) -> str:

@@ -50,6 +50,10 @@ def read_run(directory: Path) -> Run:
     if len(rows) != card.n:
         message = f"it has {len(rows)} answers, and the scorecard counts {card.n}"
         raise InputError(message, path=directory / PREDICTIONS, hint="Run the evaluation again.")
+    right = sum(row.correct for row in rows)
+    if right != card.correct:
+        message = f"{right} of its answers are right, and the scorecard counts {card.correct}"
+        raise InputError(message, path=directory / PREDICTIONS, hint="Run the evaluation again.")
     return Run(directory, card, rows)
 
 
@@ -81,7 +85,12 @@ def cases_of(run: Run, data: Path | None = None) -> tuple[Dataset, dict[str, Cas
     if dataset.fingerprint(split) != about.get("split_sha256"):
         message = f"its split {split!r} is not the one that {run.directory} answered"
         raise InputError(message, path=place, hint="Evaluate again, or name the dataset as it was.")
-    return dataset, {case.id: case for case in cases}
+    found = {case.id: case for case in cases}
+    for number, row in enumerate(run.predictions, start=1):
+        if row.id not in found:
+            message = f"the answer {number} is to a case that the split {split!r} does not have"
+            raise InputError(message, path=run.directory / PREDICTIONS, hint="Run the evaluation again.")
+    return dataset, found
 
 
 def _row(path: Path, line: int, row: object) -> Prediction:

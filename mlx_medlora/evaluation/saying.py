@@ -78,7 +78,7 @@ def _sentences(evidence: Evidence, looks: bool | None, shortcut: bool | None, le
     shown = {name: _percent(measure) for name, measure in found.items()}
     yield _first(evidence, looks)
     yield (
-        f"Of {found['accuracy'].n} cases with an image it answers {shown['accuracy']} rightly; with the "
+        f"Of {_cases(found['accuracy'].n)} with an image it answers {shown['accuracy']} rightly; with the "
         f"image blanked {shown['accuracy_blanked']}, with another case's image {shown['accuracy_swapped']}, "
         f"without the text's finding {shown['accuracy_without_finding']}, with no text "
         f"{shown['accuracy_image_alone']}. Always answering {evidence.common} gives {shown['label_prior']}."
@@ -90,7 +90,7 @@ def _sentences(evidence: Evidence, looks: bool | None, shortcut: bool | None, le
     )
     yield from _shortcut_sentences(evidence, shortcut)
     if left_out:
-        yield f"{left_out} cases without an image were left out."
+        yield f"{_cases(left_out)} without an image {'was' if left_out == 1 else 'were'} left out."
 
 
 def _first(evidence: Evidence, looks: bool | None) -> str:
@@ -135,8 +135,12 @@ def words_sentence(accuracy: Measure, gain: Measure, words: Sequence[Word]) -> s
     )
 
 
+def _cases(n: int) -> str:
+    return "1 case" if n == 1 else f"{n} cases"
+
+
 def _percent(found: Measure) -> str:
-    return "none" if found.value is None else f"{100 * found.value:.1f} %"
+    return "n/a" if found.value is None else f"{100 * found.value:.1f} %"
 
 
 def _points(found: Measure, *, sign: bool = True) -> str:

@@ -96,7 +96,7 @@ def gates_table(report: GateReport) -> Table:
     for name in ("gate", "verdict", "figure", "cases it would take"):
         table.add_column(name)
     for gate in report.gates:
-        shown = "none" if gate.value is None else f"{100 * gate.value:.1f} %"
+        shown = gate.reason if gate.value is None else f"{100 * gate.value:.1f} %"
         if gate.interval is not None:
             shown += f" ({100 * gate.interval[0]:.1f}-{100 * gate.interval[1]:.1f}), n = {gate.n}"
         table.add_row(title(gate), gate.verdict, shown, "" if gate.needed is None else f"about {gate.needed}")

@@ -18,6 +18,10 @@ from mlx_medlora.files import read_json
 DEPENDENCE = "dependence.json"
 HEALTH = "health.json"
 FORGETTING = "forgetting.json"
+GONE = (
+    "the adapter is not where it was: its training curves and record are left out, and whether it was "
+    "trained on these very cases could not be looked up"
+)
 
 
 class _Open(BaseModel):
@@ -126,6 +130,8 @@ def look_beside(run: Path, about: dict[str, Any]) -> Beside:
     """Read what lies in the run's directory, its adapter's and its model's; nothing of it is required."""
     notes: list[str] = []
     adapter, model = _directory(about.get("adapter")), _directory(about.get("model"))
+    if adapter is None and about.get("adapter"):
+        notes.append(GONE)
     return Beside(
         record=_object(adapter, "run.json", notes),
         base=_base(_object(adapter, "adapter_config.json", notes)),

@@ -46,6 +46,8 @@ def write_page(
 
     Raises InputError or NoSpace where it cannot be written.
     """
+    with plain_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)  # refused before the images are made smaller
     content = render(evidence, options, progress).encode()
     with plain_os_errors(path):
         partial = partial_beside(path)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from mlx_medlora.evaluation.results import Measure, Scorecard, Scores
 from mlx_medlora.report import figures
-from mlx_medlora.report.beside import Occlusion
+from mlx_medlora.report.beside import GONE, Occlusion
 from mlx_medlora.report.figures import Bar
 from mlx_medlora.report.rows import OUTCOMES, outcome
 from mlx_medlora.report.sources import TOY_NOTICE, Evidence, Options
@@ -32,6 +32,10 @@ GROUPED = ("accuracy", "sensitivity", "specificity", "false_flag_rate", "ppv", "
 NOTICE = (
     "Nothing here shows that a model is safe to use on patients. Small samples say little: read the 95 % "
     "intervals; how each was made stands under it."
+)
+UNSEEN = (
+    "Whether the answers come from the images was not measured: a model that ignores them can score as high. "
+    "eval --dependence measures it."
 )
 FIELDS = ("modality", "error_type", "severity")  # groups that a redacted page may name
 MOST_GROUPS = 60  # rows of one table; the largest groups
@@ -77,7 +81,7 @@ def alerts(evidence: Evidence) -> list[str]:
         found.append("The adapter was trained on these very cases: the figures say nothing of new ones.")
     point = evidence.scorecard.operating_point
     if point is not None:
-        found += [plain(warning) for warning in point.warnings]
+        found += [f"{plain(warning[:1]).upper()}{plain(warning[1:])}." for warning in point.warnings]
         if point.same_cases and not point.warnings:
             found.append("The threshold was chosen on these very cases: new cases will do worse.")
     if health is not None:
@@ -86,14 +90,23 @@ def alerts(evidence: Evidence) -> list[str]:
 
 
 def notices(evidence: Evidence) -> list[str]:
-    """What holds of every page, the run's own note, and whether the model is the embedded toy."""
+    """What holds of every page, what was not looked into, the run's own note, whether the model is a toy."""
     found = [NOTICE]
+    if any(one.image_paths for one in evidence.predictions) and not _asked_whether_it_looks(evidence):
+        found.append(UNSEEN)
+    if GONE in evidence.beside.notes:
+        found.append(f"{GONE[0].upper()}{GONE[1:]}.")
     note = evidence.about.get("note")
     if note:
         found.append(plain(note))
     elif evidence.is_toy:
         found.append(TOY_NOTICE)
     return found
+
+
+def _asked_whether_it_looks(evidence: Evidence) -> bool:
+    dependence = evidence.beside.dependence
+    return dependence is not None and bool(dependence.figures or dependence.looks is not None)
 
 
 def measures(card: Scorecard) -> list[Measure]:

@@ -132,10 +132,10 @@ def test_wrong_input_is_named(
 
 def test_model_card(runs: dict[str, Path], tmp_path: Path, call: Call) -> None:
     for name in ("base", "tuned"):
-        status, shown, _ = call("model-card", runs[name], "--output", tmp_path / "README.md")
+        status, shown, _ = call("model-card", runs[name], "--output", tmp_path / "new" / "README.md")
         assert status == 0
-        assert shown == {"output": str(tmp_path / "README.md")}
-        text = (tmp_path / "README.md").read_text()
+        assert shown == {"output": str(tmp_path / "new" / "README.md")}
+        text = (tmp_path / "new" / "README.md").read_text()
         assert "model-index:" in text
         assert ("## Training data" in text) == (name == "tuned")
 

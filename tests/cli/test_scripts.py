@@ -139,3 +139,12 @@ def test_the_bundled_dataset_is_written_where_it_is_missing(tmp_path: Path) -> N
     for _ in range(2):  # written, then found
         done = opened("prepare_lora_dataset", folder=tmp_path)
         assert (done.returncode, done.stdout) == (0, "lora_training: 16 train, 8 val\n")
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"base": null}', "{}"])
+@pytest.mark.parametrize("name", ["run_clinical_validation_benchmarks", "test_finetuned_medgemma"])
+def test_a_damaged_adapter_is_left_to_the_command(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(text)
+    assert script(name).base_of(tmp_path) == "google/medgemma-4b-it"
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "theirs"}')
+    assert script(name).base_of(tmp_path) == "theirs"

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,6 +143,15 @@ def test_other_cases_are_refused(table: Make) -> None:
         compare([run("a", cases)])
 
 
+def test_where_test_and_interval_part_the_sentence_says_which_counts(table: Make) -> None:
+    base = table([("ERROR", "CORRECT", 5), ("CORRECT", "CORRECT", 7)])
+    [pair] = compare([run("base", base), run("tuned", flipped(base, range(5)))]).pairs
+    assert pair.p_value == pytest.approx(2 / 32)
+    assert pair.difference.interval is not None
+    assert pair.difference.interval[0] > 0
+    assert "p = 0.0625. The interval of the difference leaves 0 out; the test" in pair.sentence
+
+
 def test_it_is_written_and_read_back(table: Make, tmp_path: Path) -> None:
     cases = table([("ERROR", "ERROR", 2), ("CORRECT", "ERROR", 2)])
     about = {"split": "val", "split_sha256": "s"}
@@ -165,6 +175,10 @@ def test_what_is_no_run_is_named(table: Make, tmp_path: Path) -> None:
     rows = (run_at / "predictions.jsonl").read_text().splitlines()
     (run_at / "predictions.jsonl").write_text(rows[0] + "\n")
     with pytest.raises(InputError, match="has 1 answers, and the scorecard counts 2"):
+        read_run(run_at)
+    turned = json.dumps(json.loads(rows[1]) | {"predicted": "CORRECT", "correct": False})
+    (run_at / "predictions.jsonl").write_text(f"{rows[0]}\n{turned}\n")
+    with pytest.raises(InputError, match="1 of its answers are right, and the scorecard counts 2"):
         read_run(run_at)
     (run_at / "predictions.jsonl").write_text(rows[0] + '\n{"id": 3}\n')
     with pytest.raises(InputError, match=r"predictions\.jsonl:2"):

@@ -237,6 +237,25 @@ def test_the_finding_goes_and_the_rest_stays(phantoms: Path) -> None:
     assert text_removed(dataset, [case]).cases("val")[0].input == NOT_STATED
 
 
+def test_one_case_tells_nothing_of_a_model(tiny_medgemma: Path, phantoms: Path) -> None:
+    _, encoder = opened(tiny_medgemma, ADAPTERS / "reference")
+    dataset = Dataset.open(phantoms)
+    [case] = dataset.cases("val")[:1]
+    alone = Altered(dataset, [case], {case.id: dataset.image_files(case)})
+    unmoved = [Prediction(
+        id=case.id, label=case.label, predicted=case.label, correct=True, method="score", p_error=0.5,
+        modality="xray", error_type="none", severity="none", patient_id=None, text=None,
+        image_paths=("a.png",),
+    )]  # fmt: skip
+    found = measure_dependence(lambda *_: unmoved, encoder, alone, "val", unmoved)
+    assert found.looks is None
+    assert (
+        "Of 1 case with an image it answers 100.0 % rightly; with the image blanked 100.0 %, with "
+        in (found.sentences[1])
+    )
+    assert "with another case's image n/a," in found.sentences[1]
+
+
 def test_without_images_there_is_nothing_to_blank(tiny_medgemma: Path, phantoms: Path) -> None:
     _, encoder = opened(tiny_medgemma, ADAPTERS / "reference")
     dataset = Dataset.open(phantoms)

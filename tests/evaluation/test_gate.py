@@ -158,3 +158,23 @@ def test_a_faulty_file_is_named(text: str, said: str, tmp_path: Path) -> None:
 
 def test_without_an_accuracy_gate_the_card_s_target_stands() -> None:
     assert target_of([Gate(measure="tnr", at_least=0.5)]) == 0.9
+
+
+def test_a_gate_on_groups_that_none_of_them_can_answer_is_undecided(table: Make) -> None:
+    card = score(table([("CORRECT", "CORRECT", 30)]))
+    demanded = [Gate(measure="sensitivity", at_least=0.9, each="severity")]
+    report = judge(demanded, card)
+    assert [(one.verdict, one.group, one.reason) for one in report.gates] == [
+        ("undecided", None, "no wrong treatments among the cases")
+    ]
+    both = judge([Gate(measure="accuracy", at_least=0.5), *demanded], card)
+    assert both.verdict == "undecided"  # a demand is not met by having nothing to meet it on
+
+
+def test_yes_is_no_limit(tmp_path: Path) -> None:
+    path = tmp_path / "gates.yaml"
+    path.write_text("gates:\n  - {measure: accuracy, at_least: yes}\n")
+    with pytest.raises(InputError, match="at_least"):
+        read_gates(path, FIELDS)
+    path.write_text("gates:\n  - {measure: mcc, at_least: 0}\n")
+    assert read_gates(path, FIELDS)[0].at_least == 0

@@ -282,3 +282,6 @@ def test_without_scripts_the_figures_are_there(run: Path, opened: Open) -> None:
 def test_a_narrow_screen(width: int, run: Path, opened: Open) -> None:
     with opened(run, viewport={"width": width, "height": 800}) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        charts = page.evaluate("[...document.querySelectorAll('.chart')].map(one => one.clientWidth)")
+        assert charts
+        assert min(charts) >= 400  # its letters stay readable; it scrolls in a place of its own

@@ -262,6 +262,46 @@ def test_what_a_reader_must_know_stands_first(tmp_path: Path) -> None:
         assert text.index(wanted) > verdict
 
 
+def test_what_was_not_looked_into_is_said_first(tmp_path: Path) -> None:
+    run = usual(tmp_path, adapter=str(tmp_path / "gone"))
+    text = seen(render(evidence(run)))
+    assert text.index("Whether the answers come from the images was not measured") < text.index("Verdict")
+    assert text.index("The adapter is not where it was") < text.index("Verdict")
+    (tmp_path / "gone").mkdir()
+    (run / "dependence.json").write_text(json.dumps({"verdict": "looks at the image", "looks": True}))
+    text = seen(render(evidence(run)))
+    assert "was not measured" not in text
+    assert "is not where it was" not in text
+
+
+def test_answers_to_other_cases_are_not_put_beside_these(tmp_path: Path) -> None:
+    run = usual(tmp_path)
+    path = run / "predictions.jsonl"
+    path.write_text(path.read_text().replace("case_0003", "case_x", 1))
+    found = evidence(run)
+    assert found.absent is not None
+    assert "answer 4 is to a case that the split 'test' does not have" in found.absent
+
+
+def test_warnings_of_the_operating_point_are_sentences(tmp_path: Path) -> None:
+    found = evidence(usual(tmp_path))
+    point = AppliedPoint(
+        temperature=1.0, threshold=0.5, rule="max-false-flag", limit=0.05, split="test", split_sha256="a",
+        n=60, same_cases=True, warnings=("the threshold was chosen on these very cases",),
+    )  # fmt: skip
+    found = replace(found, scorecard=found.scorecard.model_copy(update={"operating_point": point}))
+    assert "The threshold was chosen on these very cases." in seen(render(found))
+
+
+def test_its_directory_is_made(tmp_path: Path) -> None:
+    found = evidence(usual(tmp_path))
+    assert write_page(tmp_path / "new" / "place" / "page.html", found)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write") as error:
+        write_page(tmp_path / "file" / "page.html", found)
+    assert "partial" not in str(error.value)
+
+
 def test_the_embedded_model_is_called_a_toy(tmp_path: Path) -> None:
     assert "toy" not in seen(render(evidence(usual(tmp_path / "a"))))
     assert "toy" in seen(render(evidence(usual(tmp_path / "b", model="x/tiny-medgemma"))))
