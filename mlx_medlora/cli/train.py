@@ -146,6 +146,8 @@ def train(
     """
     out.use_json(json)
     settings = collect(TrainSettings, flags, config, PRESETS[preset] if preset else None)
+    if flags.get("replay_share") is not None and settings.replay is None:
+        raise InputError("--replay-share is given without --replay", hint="Add --replay FILE.")
     if output is None and not dry_run:
         raise InputError("--output is missing", hint="Give --output DIR, or --dry-run to write nothing.")
     verify_model(model, verify)

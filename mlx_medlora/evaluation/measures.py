@@ -108,13 +108,15 @@ def _verdicts(tally: Tally, shares: dict[str, Measure], drawn: Floats | None) ->
     verdict = np.where(said == 2, 1 - truth, said)
     resampled = None if drawn is None else _of_counts(drawn)
     yield _balanced(tally, shares, None if resampled is None else resampled["balanced_accuracy"])
-    values = {
+    values: dict[str, float | None] = {
         "f1": float(sk.f1_score(tally.error, said == 0)),
         "mcc": float(sk.matthews_corrcoef(truth, verdict)),
     }
     for name, value in values.items():
         interval, reason = (None, bootstrap.FEW) if resampled is None else percentile(resampled[name])
-        if name == "mcc" and len(np.unique(verdict)) == 1:
+        if name == "mcc" and (said == 2).all():
+            value, interval, reason = None, None, "no answer could be read"
+        elif name == "mcc" and len(np.unique(verdict)) == 1:
             reason = CONSTANT
         method = None if interval is None else BOOTSTRAP
         yield measure(name, value, tally.n, interval=interval, interval_method=method, reason=reason)

@@ -115,7 +115,10 @@ def _baselines(dataset: Dataset, split: str, predictions: Sequence[Prediction]) 
     always = commoner(dataset.cases(where))
     rules: dict[str, tuple[str, Callable[[Case], Label]]] = {
         "text heuristics": (HEURISTIC, heuristic),
-        "majority class": (f"always {always}, the commoner answer of {where}", lambda case: always),
+        "majority class": (
+            f"always {always}, in {where} at least as common as the other",
+            lambda case: always,
+        ),
     }
     patient = patient_numbers([p.patient_id for p in predictions])
     mine = np.array([p.correct for p in predictions], bool)

@@ -134,3 +134,9 @@ def test_loggers_are_checked_before_anything_runs(
     assert status == 2
     assert 'pip install "mlx-medlora[wandb]"' in said
     assert not (tmp_path / "a").exists()
+
+
+def test_a_share_of_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["train", "--model", "tiny-medgemma", "--data", "d", "--output", "o", "--replay-share", "0.2"]
+    assert run(line) == 2
+    assert "--replay-share is given without --replay" in capsys.readouterr().err

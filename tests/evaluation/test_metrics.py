@@ -96,7 +96,7 @@ def test_an_unreadable_answer_is_wrong_but_no_false_alarm(table: Make) -> None:
     assert (card.tpr.value, card.tnr.value, card.fpr.value) == (0.0, 0.0, 0.0)
     assert (card.invalid, card.invalid_rate) == (3, 1.0)
     assert card.measures["ppv"].reason == "no treatment was flagged"
-    assert card.measures["mcc"].value == -1.0
+    assert card.measures["mcc"].value is None  # there was no verdict to reverse
 
 
 def test_one_class_alone_leaves_the_other_figures_unsaid(scored: Make) -> None:
@@ -169,6 +169,8 @@ def test_all_unreadable(table: Make) -> None:
     for one in card.measures.values():
         assert one.value is not None or one.reason
     assert card.misses.rows[0].unreadable == 30
+    assert card.measures["mcc"].value is None
+    assert card.measures["mcc"].reason == "no answer could be read"
 
 
 def test_no_cases_are_none_not_nan() -> None:

@@ -100,7 +100,7 @@ def test_the_text_of_phantoms_tells_the_rules_nothing(phantoms: Dataset) -> None
     assert rules.difference.interval[0] > 0.3
     assert made.sentences[-2].startswith("text heuristics (keyword rules: ERROR where")
     assert "score 50.0 %; the model +50.0 points (+3" in made.sentences[-2]
-    assert "always ERROR, the commoner answer of train" in made.sentences[-1]
+    assert "always ERROR, in train at least as common as the other" in made.sentences[-1]
 
 
 def test_green_or_which_is_not(phantoms: Dataset) -> None:
