@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -29,9 +29,7 @@ from mlx_medlora.cli.options import (
 from mlx_medlora.cli.output import out
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from mlx_medlora.evaluation.results import AppliedPoint, GateReport, OperatingPoint, Prediction, Scorecard
+    pass
 
 EXAMPLES = examples(
     "mlx-medlora eval --model models/medgemma-4b --data lora_training --output runs/base",
@@ -128,6 +126,8 @@ def evaluate(
     """
     out.use_json(json)
     from mlx_medlora.cli.answering import opened, session, warn_of_training_cases
+    from mlx_medlora.cli.deciding import decided_by, point_of, redecided
+    from mlx_medlora.cli.evaluated import about_run, renderables, write_report
     from mlx_medlora.cli.extras import Extras
     from mlx_medlora.cli.looking import asked_for, look
     from mlx_medlora.evaluation.gate import CARD, judge, read_gates, require, target_of
@@ -139,7 +139,7 @@ def evaluate(
     refuse_unwritable(output)
     checkup = Checkup(model, adapter, forgetting)
     demands = read_gates(gates, (*FIELDS, *(by or [])))
-    point = _point(adapter, method, ignore_operating_point)
+    point = point_of(adapter, method, ignore_operating_point)
     dataset = opened(data, split)
     check_fields(by or [], [case.metadata.model_dump() for case in dataset.cases(split)])
     looking = asked_for(
@@ -152,20 +152,20 @@ def evaluate(
         found = asked.answer(
             dataset, split, f"answering {split}", method=method, batch_size=batch_size, max_tokens=max_tokens
         )
-        predictions, applied = _decided(point, found.predictions, model, fingerprint)
+        predictions, applied = decided_by(point, found.predictions, model, fingerprint)
         seen = None
         if looking.wanted:
-            decide = partial(_redecided, point)
+            decide = partial(redecided, point)
             seen = look(asked, dataset, split, predictions, looking, decide, batch_size)
         checkup.ask(asked.network, asked.encoder)
     card = score(predictions, by=by or [], point=applied, target=target_of(demands), margin=margin)
     report = judge(demands, card, CARD if gates is None else str(gates))
-    about = _about(model, adapter, data, split, method, fingerprint)
+    about = about_run(model, adapter, data, split, method, fingerprint)
     judged = card.model_copy(update={"gates": report})
     extras = Extras(seen, predictions, judged, demands)
     if suite:
         extras.run_suite(dataset, split)
-    last = [] if no_report else [_write_report]  # it reads what the others write
+    last = [] if no_report else [write_report]  # it reads what the others write
     written = write_evaluation(
         output,
         Evaluation(predictions),
@@ -182,106 +182,6 @@ def evaluate(
         told += extras.suite.sentences
         shown["suite"] = extras.suite.model_dump(mode="json")
     columns = {split: written, **extras.baselines}
-    out.result(shown, *_renderables(columns, written, report), *told, *checkup.lines(), f"Wrote {output}")
+    out.result(shown, *renderables(columns, written, report), *told, *checkup.lines(), f"Wrote {output}")
     if require_gates:
         require(report)
-
-
-def _point(adapter: Path | None, method: str, ignore: bool) -> OperatingPoint | None:
-    """The adapter's operating point where it is to be used; read before the model loads."""
-    from mlx_medlora.evaluation.operating_point import read_point
-
-    if adapter is None or ignore or not adapter.is_dir():
-        return None
-    point = read_point(adapter)
-    if point is not None and method == "generate":
-        out.note(
-            "The adapter's operating point is for --method score: written answers are taken as they stand."
-        )
-        return None
-    return point
-
-
-def _decided(
-    point: OperatingPoint | None, predictions: list[Prediction], model: str, split_sha256: str
-) -> tuple[list[Prediction], AppliedPoint | None]:
-    """The answers by the operating point, if there is one, with warnings of what speaks against it."""
-    from mlx_medlora.evaluation.operating_point import apply_point
-    from mlx_medlora.gemma.fingerprint import fingerprint
-    from mlx_medlora.gemma.hub import resolve
-
-    if point is None:
-        return predictions, None
-    mine = fingerprint(resolve(model))
-    decided, applied = apply_point(point, predictions, split_sha256=split_sha256, model_fingerprint=mine)
-    for warning in applied.warnings:
-        out.warning(warning)
-    return decided, applied
-
-
-def _write_report(run: Path) -> None:
-    """report.html into the run's directory. Where that fails the answers, hours of work perhaps, are kept."""
-    from mlx_medlora.errors import NoSpace
-    from mlx_medlora.evaluation.runs import read_run
-    from mlx_medlora.files import disk_is_full
-    from mlx_medlora.privacy import may_hold_cases
-    from mlx_medlora.report.page import PAGE, write_page
-    from mlx_medlora.report.sources import gather
-
-    try:
-        with out.progress("report.html") as step:
-            write_page(run / PAGE, gather(read_run(run)), progress=step)
-    except Exception as error:  # whatever it was, the figures are right and already written
-        if isinstance(error, NoSpace) or disk_is_full(error):
-            raise
-        reason = type(error).__name__ + ("" if may_hold_cases() else f": {error}")
-        out.warning(f"{PAGE} was not written ({reason}); `mlx-medlora report` tries again")
-
-
-def _redecided(point: OperatingPoint | None, predictions: list[Prediction]) -> list[Prediction]:
-    """Further answers by the same operating point."""
-    from mlx_medlora.evaluation.operating_point import decided
-
-    if point is None:
-        return predictions
-    return [decided(row, point.temperature, point.threshold) for row in predictions]
-
-
-def _renderables(columns: dict[str, Scorecard], card: Scorecard, report: GateReport) -> list[RenderableType]:
-    from mlx_medlora.evaluation.tables import gates_table, misses_table, scorecard_table
-
-    shown: list[RenderableType] = [scorecard_table(columns, more=True)]
-    if card.misses.rows:
-        shown.append(misses_table(card.misses))
-    shown.append(gates_table(report))
-    if card.calibration is not None:
-        brier = card.calibration.brier.value
-        shown.append(f"Calibration: ECE {card.calibration.ece:.3f}, Brier {brier:.3f}")
-    if card.operating_point is not None:
-        used = card.operating_point
-        shown.append(
-            f"Operating point: ERROR from {used.threshold:.4f} on, after temperature {used.temperature:.3f} "
-            f"({used.rule} {used.limit:g}, chosen on {used.n} cases of {used.split})"
-        )
-    if card.sample_size is not None:
-        shown.append(card.sample_size.sentence)
-    return [*shown, card.notice]
-
-
-def _about(
-    model: str, adapter: Path | None, data: Path, split: str, method: str, fingerprint: str
-) -> dict[str, Any]:
-    """What was evaluated and how, for scorecard.json."""
-    from mlx_medlora import __version__
-    from mlx_medlora.training.record import versions
-
-    return {
-        "model": model,
-        "adapter": None if adapter is None else str(adapter),
-        "data": str(data),
-        "split": split,
-        "split_sha256": fingerprint,
-        "method": method,
-        "mlx_medlora": __version__,
-        "versions": versions(),
-    }

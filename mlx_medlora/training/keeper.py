@@ -20,10 +20,11 @@ from mlx_medlora.training import checkpoint
 from mlx_medlora.training.checkpoint import BEST, MOMENTS, RANDOM, Checkpoint, State, Times
 from mlx_medlora.training.events import Epoch, Listener
 from mlx_medlora.training.log import MetricsFile
+from mlx_medlora.training.place import Place
 from mlx_medlora.training.ranks import Ranks
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.stop import Stop
-from mlx_medlora.training.trainer import Place, Trainer
+from mlx_medlora.training.trainer import Trainer
 from mlx_medlora.training.workplace import Workplace, newest_first
 
 

@@ -14,9 +14,9 @@ from mlx_medlora.lora.provenance import CONTAINS
 from mlx_medlora.settings import StrictModel
 from mlx_medlora.training.checkpoint import Checkpoint
 from mlx_medlora.training.events import Epoch
+from mlx_medlora.training.place import Outcome
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.setup import Setup
-from mlx_medlora.training.trainer import Outcome
 
 _PACKAGES = ("mlx", "mlx-lm", "transformers", "tokenizers", "numpy", "pillow", "safetensors")
 

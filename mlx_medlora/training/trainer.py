@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from time import perf_counter
 from typing import Literal, Protocol
@@ -22,6 +22,7 @@ from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import ImageSource
 from mlx_medlora.training.feed import Feed
 from mlx_medlora.training.loss import answer_loss
+from mlx_medlora.training.place import Outcome, Place
 from mlx_medlora.training.ranks import ALONE, Ranks
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.shapes import row_shapes
@@ -30,34 +31,6 @@ from mlx_medlora.training.step import Stepper, Update, refuse_broken
 Kind = Literal["best", "last"]
 Save = Callable[[Kind], None]
 Validate = Callable[[Base], float | None]
-
-
-@dataclass
-class Outcome:
-    """What a run came to. `best_epoch` is by validation loss, or the last one without validation."""
-
-    epochs: list[Epoch] = field(default_factory=list)
-    best_epoch: int | None = None
-    steps: int = 0
-    stopped_early: bool = False
-
-
-@dataclass
-class Place:
-    """Where a run stands: so many updates of `epoch` are done, with this loss over so many tokens.
-
-    Epoch 0 stands for the base's validation before training.
-    """
-
-    epoch: int = 0
-    updates: int = 0
-    nll: float = 0.0
-    tokens: int = 0
-
-    def add(self, step: Step) -> None:
-        """Count an update."""
-        self.updates, self.tokens = self.updates + 1, self.tokens + step.tokens
-        self.nll += step.loss * step.tokens
 
 
 class Keeper(Protocol):
