@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mlx_medlora
-from mlx_medlora.errors import InputError
 from mlx_medlora.features.identity import identify
 from mlx_medlora.features.settings import FeatureSettings
 from mlx_medlora.features.source import ImageFeatures
@@ -34,12 +33,8 @@ def open_features(
     """Features for the images of the dataset directory `data`; `images` is False where it has none.
 
     In memory, and `tell` hears why, where an adapter changes the tower or the dataset is part of an installed
-    package. A place that cannot be written is found out at the first write. Raises InputError where the
-    place that was asked for is a file.
+    package. A place that cannot be written is found out at the first write.
     """
-    place = settings.directory
-    if place is not None and place.exists() and not place.is_dir():
-        raise InputError("--features: is not a directory", path=place)
     store = None
     if images and not settings.memory and isinstance(model, Gemma3):
         reason = _why_not(model, settings, data)

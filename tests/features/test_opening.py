@@ -9,7 +9,6 @@ import pytest
 from stores import Pixels
 
 import mlx_medlora
-from mlx_medlora.errors import InputError
 from mlx_medlora.features.opening import open_features
 from mlx_medlora.features.settings import FeatureSettings
 from mlx_medlora.features.tower import parts
@@ -97,10 +96,3 @@ def test_the_tower_can_be_dropped(tiny_model: Gemma3) -> None:
     assert mx.array_equal(tiny_model(ids), before)
     with pytest.raises(ValueError, match="the vision tower was dropped from this model"):
         tiny_model.image_features(pixels)
-
-
-def test_a_place_that_is_a_file_is_refused(tiny_model: Gemma3, encoder: Pixels, tmp_path: Path) -> None:
-    place = tmp_path / "file"
-    place.write_text("")
-    with pytest.raises(InputError, match="--features: is not a directory"):
-        open_features(tiny_model, encoder, FeatureSettings(directory=place), tmp_path, print)
