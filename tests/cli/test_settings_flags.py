@@ -147,8 +147,10 @@ def test_each_train_flag_and_each_yaml_key_reaches_the_settings(
     place = ["--model", "m", "--data", "d", "--output", str(tmp_path / "out")]
     for name, value in OTHER.items():
         assert value != getattr(defaults, name)
-        app([*place, *as_flag(name, value)], standalone_mode=False)
+        needed = {"replay": OTHER["replay"]} if name == "replay_share" else {}  # refused without it
+        own = [*place, *(part for other in needed.items() for part in as_flag(*other))]
+        app([*own, *as_flag(name, value)], standalone_mode=False)
         recipe = tmp_path / f"{name}.yaml"
         recipe.write_text(f"{name}: {list(value) if isinstance(value, tuple) else value}\n")
-        app([*place, "--config", str(recipe)], standalone_mode=False)
-        assert seen[-2:] == [TrainSettings(**{name: value})] * 2
+        app([*own, "--config", str(recipe)], standalone_mode=False)
+        assert seen[-2:] == [TrainSettings(**(needed | {name: value}))] * 2
