@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import mlx.core as mx
 import psutil
+from mlx.utils import tree_flatten
 
 from mlx_medlora.device import usable_memory
 from mlx_medlora.errors import OutOfMemory, is_out_of_memory
@@ -44,7 +45,7 @@ def refuse_too_large(setup: Setup, settings: TrainSettings, recompute: bool, sha
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
         left = limit - psutil.Process().memory_info().vms
-        if needs - mx.get_active_memory() > left:
+        if needs - _held(setup) > left:
             raise OutOfMemory(
                 f"this process may allocate {left / GIB:.2f} GiB more (ulimit -v): too little for this run",
                 hint=relief(setup, settings, recompute, shards),
@@ -53,6 +54,12 @@ def refuse_too_large(setup: Setup, settings: TrainSettings, recompute: bool, sha
         return None
     lower = relief(setup, settings, recompute, shards)
     return f"this machine has {usable_memory() / GIB:.2f} GiB for training. {lower}"
+
+
+def _held(setup: Setup) -> int:
+    """Bytes of the model, which are in memory already."""
+    arrays: dict[str, mx.array] = dict(tree_flatten(setup.model.parameters()))
+    return sum(array.nbytes for array in arrays.values())
 
 
 def _takes(setup: Setup, settings: TrainSettings, size: int, checkpointing: bool, shards: int) -> int:

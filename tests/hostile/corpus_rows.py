@@ -191,7 +191,7 @@ CASES = [
     ),
     Hostile("image path: linked folder", linked_folder, ("train.jsonl:2: ", "lies outside the dataset")),
     Hostile("image path: a pipe", piped_image, ("train.jsonl:2: ", "does not exist")),
-    Hostile("row: the file is a pipe", piped_rows, ("data: ", "not a dataset directory")),
-    Hostile("row: the file is endless", endless_rows, ("data: ", "not a dataset directory")),
+    Hostile("row: the file is a pipe", piped_rows, ("train.jsonl: ", "is not a regular file")),
+    Hostile("row: the file is endless", endless_rows, ("train.jsonl: ", "is not a regular file")),
     Hostile("row: an id in two splits", in_two_splits, ("val.jsonl:1: ", "is in the split 'train' too")),
 ]
