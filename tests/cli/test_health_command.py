@@ -1,7 +1,6 @@
 """`eval` writes what an adapter's curves say, `train` says it, and loggers are checked first."""
 
 import json
-import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,30 +13,6 @@ from mlx_medlora.evaluation.results import Forgetting, Health
 
 ROOT = Path(__file__).resolve().parents[2]
 Call = Callable[..., tuple[int, dict[str, Any], str]]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run a command with --json: its status, its object (empty without one) and what it said."""
-
-    def run_it(*arguments: str | Path) -> tuple[int, dict[str, Any], str]:
-        status = run([*map(str, arguments), "--json"])
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        assert "internal error" not in said.err
-        return status, json.loads(said.out) if said.out else {}, said.err
-
-    return run_it
-
-
-@pytest.fixture
-def place(tiny_medgemma: Path, phantom_dataset: Path) -> list[str | Path]:
-    return ["--model", tiny_medgemma, "--data", phantom_dataset]
-
-
-@pytest.fixture
-def adapter(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(ROOT / "adapters" / "reference", tmp_path / "adapter"))
 
 
 def test_eval_writes_health_and_forgetting(

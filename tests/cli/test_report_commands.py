@@ -11,30 +11,10 @@ from typing import Any
 
 import pytest
 
-from mlx_medlora.cli.app import run
 from mlx_medlora.errors import NoSpace
 
 ROOT = Path(__file__).resolve().parents[2]
 Call = Callable[..., tuple[int, dict[str, Any], str]]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run a command with --json: its status, its object (empty without one) and what it said."""
-
-    def run_it(*arguments: str | Path) -> tuple[int, dict[str, Any], str]:
-        status = run([*map(str, arguments), "--json"])
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        assert "internal error" not in said.err
-        return status, json.loads(said.out) if said.out else {}, said.err
-
-    return run_it
-
-
-@pytest.fixture
-def place(tiny_medgemma: Path, phantom_dataset: Path) -> list[str | Path]:
-    return ["--model", tiny_medgemma, "--data", phantom_dataset]
 
 
 FIGURES = {"scorecard.json", "predictions.jsonl", "heatmaps.json"}
