@@ -203,46 +203,33 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def partial_beside(path: Path) -> Path:
-    """The name under which this process writes what becomes `path`; what killed ones left is removed."""
+@contextmanager
+def atomic_file(target: Path, *, private: bool = False) -> Iterator[Path]:
+    """Yield the name of a new file beside `target`; rename it to `target` when the block ends well.
+
+    What stood there stays until then, and after any exception. `private`: its owner's alone (0600) from the
+    beginning. What killed processes left beside `target` is removed. Raises InputError or NoSpace where it
+    cannot be written.
+    """
+    with plain_os_errors(target):
+        _clear_partials(target)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        try:
+            os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666))
+            yield partial
+            sync_path(partial)
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _clear_partials(target: Path) -> None:
     import psutil
 
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
         owner = left.name.split(".")[-2]
         if owner.isdecimal() and not psutil.pid_exists(int(owner)):
             left.unlink(missing_ok=True)
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
-
-
-def write_json_whole(path: Path, value: object) -> None:
-    """As `write_json`, its owner's alone and in one move: the old file stays, or the new one is complete.
-
-    Raises InputError or NoSpace where it cannot be written.
-    """
-    partial = partial_beside(path)
-    with plain_os_errors(path):
-        try:
-            write_json(partial, value)
-            keep_private(partial)
-            sync_path(partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def write_text_whole(path: Path, text: str) -> None:
-    """Write UTF-8 text in one move: what stood there before stays, or the new file is complete.
-
-    Raises InputError or NoSpace where it cannot be written.
-    """
-    partial = partial_beside(path)
-    with plain_os_errors(path):
-        try:
-            partial.write_text(text, encoding="utf-8", newline="\n")
-            sync_path(partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def write_jsonl(path: Path, rows: Iterable[object]) -> None:

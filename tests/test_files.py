@@ -2,13 +2,16 @@
 
 import errno
 import os
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
 from mlx_medlora.errors import InputError, NoSpace
-from mlx_medlora.files import atomic_directory, read_json, refuse_nonempty
+from mlx_medlora.files import atomic_directory, atomic_file, read_json, refuse_nonempty
 
 
 def test_a_finished_directory_appears_whole_with_the_users_mode(tmp_path: Path) -> None:
@@ -98,3 +101,21 @@ def test_a_disk_s_own_directory_is_refused_before_any_work(
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "stick")
     with pytest.raises(InputError, match="cannot be replaced"):
         refuse_nonempty(tmp_path / "stick")
+
+
+def test_a_file_is_replaced_in_one_move_or_stays(tmp_path: Path) -> None:
+    target = tmp_path / "page [1].html"
+    target.write_text("old")
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True)
+    left = tmp_path / f".{target.name}.{int(dead.stdout)}.partial"
+    left.write_text("half")
+    with pytest.raises(ValueError, match="broke"), atomic_file(target, private=True) as partial:
+        assert stat.S_IMODE(partial.stat().st_mode) == 0o600  # before a word is written
+        partial.write_text("new")
+        raise ValueError("broke")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(target.name, "old")]
+    with atomic_file(target, private=True) as partial:
+        partial.write_text("new")
+    assert (target.read_text(), stat.S_IMODE(target.stat().st_mode)) == ("new", 0o600)
+    with pytest.raises(InputError, match="Is a directory"), atomic_file(tmp_path) as partial:
+        partial.write_text("new")

@@ -107,7 +107,7 @@ def model_card(
     """
     out.use_json(json)
     from mlx_medlora.evaluation.runs import read_run
-    from mlx_medlora.files import plain_os_errors, write_text_whole
+    from mlx_medlora.files import atomic_file, plain_os_errors
     from mlx_medlora.lora.model_card import base_card, model_card
     from mlx_medlora.report.model_card import with_figures
 
@@ -124,5 +124,6 @@ def model_card(
         text = model_card(directory, read_adapter_config(directory), read_provenance(directory))
     with plain_os_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-    write_text_whole(output, with_figures(text, found.scorecard))
+    with atomic_file(output) as partial:
+        partial.write_text(with_figures(text, found.scorecard), encoding="utf-8", newline="\n")
     out.result({"output": str(output)}, f"Wrote {output}")

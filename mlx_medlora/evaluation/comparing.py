@@ -15,7 +15,7 @@ from mlx_medlora.evaluation.results import NOTICE, Comparison, Measure, Paired, 
 from mlx_medlora.evaluation.runs import Run
 from mlx_medlora.evaluation.shares import union
 from mlx_medlora.evaluation.tally import Bools, Ints, Tally
-from mlx_medlora.files import write_json_whole
+from mlx_medlora.files import atomic_file, write_json
 
 SWAPS = 9_999
 COMPARISON = "comparison.json"
@@ -53,7 +53,8 @@ def write_comparison(path: Path, found: Comparison) -> None:
     if path.is_dir():
         raise InputError("is a directory; name a file", path=path, hint=f"Such as {path / COMPARISON}.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json_whole(path, found.model_dump(mode="json"))
+    with atomic_file(path, private=True) as partial:
+        write_json(partial, found.model_dump(mode="json"))
 
 
 def mcnemar(won: int, lost: int) -> float:

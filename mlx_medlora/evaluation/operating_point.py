@@ -16,7 +16,7 @@ from mlx_medlora.errors import InputError
 from mlx_medlora.evaluation.results import AppliedPoint, OperatingPoint, Prediction
 from mlx_medlora.evaluation.runs import POINT
 from mlx_medlora.evaluation.temperature import tempered
-from mlx_medlora.files import read_json, sha256, write_json_whole
+from mlx_medlora.files import atomic_file, read_json, sha256, write_json
 from mlx_medlora.lora.adapter import WEIGHTS
 from mlx_medlora.lora.formats import detect
 from mlx_medlora.lora.peft import PICKLE
@@ -53,7 +53,8 @@ def write_point(adapter: Path, point: OperatingPoint, *, replace: bool = False) 
     Raises InputError where there is one already, unless `replace`.
     """
     refuse_existing(adapter, replace=replace)
-    write_json_whole(adapter / POINT, point.model_dump(mode="json"))
+    with atomic_file(adapter / POINT, private=True) as partial:
+        write_json(partial, point.model_dump(mode="json"))
     return adapter / POINT
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mlx_medlora import __version__
-from mlx_medlora.files import partial_beside, plain_os_errors, sync_path
+from mlx_medlora.files import atomic_file, plain_os_errors
 from mlx_medlora.report import figures, heatmaps, provenance, view, words
 from mlx_medlora.report.rows import NEAR, OUTCOMES, ROOM, case_data, is_near
 from mlx_medlora.report.sources import Evidence, Options
@@ -49,15 +48,8 @@ def write_page(
     with plain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)  # refused before the images are made smaller
     content = render(evidence, options, progress).encode()
-    with plain_os_errors(path):
-        partial = partial_beside(path)
-        try:
-            with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-                stream.write(content)
-            sync_path(partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with atomic_file(path, private=True) as partial:
+        partial.write_bytes(content)
     return len(content)
 
 

@@ -56,9 +56,8 @@ def checkpointed_layer(text: TextConfig, kinds: Sequence[str], w: int, n: int, q
     The result is not kept where that product is trained: it is then computed again with the rest.
     """
     wide = text.hidden_size
-    return w * wide * (n + q) + (
-        0 if "down_proj" in kinds else FP32 * wide * q
-    )  # as the norm after it keeps it
+    product = 0 if "down_proj" in kinds else FP32 * wide * q  # as the norm after it keeps it
+    return w * wide * (n + q) + product
 
 
 def updates(
@@ -113,9 +112,7 @@ def text_backward(text: TextConfig, w: int, n: int, length: int) -> int:
     ten; that is about one layer, so nothing of the layer counts as freed when its last array is allocated.
     """
     norms = 12 * FP32 * text.hidden_size  # and the sums and residuals around them
-    widened = (
-        _GELU_PIECES * FP32 if w == FP32 else 5 * FP32
-    )  # the gradient is taken in fp32: three in, two out
+    widened = FP32 * (_GELU_PIECES if w == FP32 else 5)  # the gradient is taken in fp32: three in, two out
     gated = (3 * w + widened) * text.intermediate_size
     heads = text.num_attention_heads
     scores = heads * n * length
