@@ -3,69 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
+from ongoing import SETTINGS, at, contents, ctrl_c, interrupted, settings, steps_of, work_of
 
-from mlx_medlora.errors import InputError, Interrupted, MedloraError, NotANumber, OutOfMemory
+from mlx_medlora.errors import InputError, Interrupted
 from mlx_medlora.lora.load import load_model
 from mlx_medlora.training.events import Epoch, Event, Plan, Resumed, Step
 from mlx_medlora.training.run import Validation, run_training
-from mlx_medlora.training.settings import TrainSettings
-from mlx_medlora.training.workplace import newest_first, put
-
-# five rows: batches of two, two and one; windows of two batches and one
-SETTINGS = TrainSettings(epochs=3, batch_size=2, accumulate=2, lr=1e-3, rank=2, warmup=0.3, dropout=0.2)
-Listen = Callable[[Event], None]
-
-
-def settings(**changes: object) -> TrainSettings:
-    return TrainSettings.model_validate(SETTINGS.model_dump() | changes)
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    """All files but the timings; run.json without what a clock or the memory says."""
-    found = {p.relative_to(directory).as_posix(): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
-    found = {name: content for name, content in found.items() if Path(name).stem != "timings"}
-    if "run.json" in found:
-        run = json.loads(found["run.json"])
-        del run["seconds"], run["peak_memory"]
-        for epoch in run["epochs"]:
-            del epoch["seconds"]
-        found["run.json"] = json.dumps(run).encode()
-    found.pop("owner.json", None)
-    return found
-
-
-def at(kind: type[Event], number: int, act: Callable[[], object]) -> Listen:
-    """Acts when update or epoch `number` is told."""
-
-    def listen(event: Event) -> None:
-        if isinstance(event, kind) and (event.step if isinstance(event, Step) else event.epoch) == number:
-            act()
-
-    return listen
-
-
-def ctrl_c() -> None:
-    signal.raise_signal(signal.SIGINT)
-
-
-def work_of(output: Path) -> Path:
-    return output.parent / f".{output.name}.run"
-
-
-def steps_of(output: Path) -> list[str]:
-    return sorted(path.name for path in (work_of(output) / "checkpoints").iterdir())
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
@@ -168,11 +119,6 @@ def test_no_update_no_trace(tiny_medgemma: Path, data: Path, tmp_path: Path) -> 
         with pytest.raises((KeyboardInterrupt, Interrupted)):
             run_training(tiny_medgemma, data, tmp_path / "a", SETTINGS, listeners=[listen])
         assert sorted(tmp_path.iterdir()) == before
-
-
-def interrupted(model: Path, data: Path, output: Path, step: int = 5) -> None:
-    with pytest.raises(Interrupted):
-        run_training(model, data, output, settings(checkpoint_every=0), listeners=[at(Step, step, ctrl_c)])
 
 
 def test_what_is_there_is_not_overwritten(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
@@ -313,225 +259,3 @@ def test_another_order_begins_the_epoch_again(tiny_medgemma: Path, data: Path, t
         (7, 3, 2),
         (8, 3, 1),
     ]
-
-
-def test_a_failure_keeps_the_checkpoints(
-    tiny_medgemma: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail() -> None:
-        raise MedloraError("the loss is nan", hint="Lower --lr.")
-
-    output = tmp_path / "a"
-    with pytest.raises(MedloraError, match="the loss is nan") as caught:
-        run_training(tiny_medgemma, data, output, SETTINGS, listeners=[at(Step, 3, fail)])
-    assert str(caught.value.hint).startswith("Lower --lr. The run is saved in")
-    assert steps_of(output) == ["step-000000", "step-000002"]
-
-
-def test_a_full_disk_keeps_the_last_checkpoint(
-    tiny_medgemma: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mlx_medlora.training import keeper
-
-    def full() -> None:
-        def write(*_: object, **__: object) -> None:
-            raise OSError(28, os.strerror(28))
-
-        monkeypatch.setattr(keeper, "save_adapter", write)
-
-    run_training(tiny_medgemma, data, tmp_path / "whole", SETTINGS)
-    output = tmp_path / "a"
-    with monkeypatch.context(), pytest.raises(MedloraError, match="no space left on the disk") as caught:
-        run_training(tiny_medgemma, data, output, SETTINGS, listeners=[at(Step, 3, full)])
-    assert caught.value.exit_code == 1
-    assert steps_of(output)[-1] == "step-000002"
-    assert not list((work_of(output) / "checkpoints").glob(".*")), "the room of the failed one is given back"
-    monkeypatch.undo()
-    run_training(tiny_medgemma, data, output, SETTINGS, resume=True)
-    assert contents(output) == contents(tmp_path / "whole")
-
-
-def test_no_number_keeps_the_last_good_adapter(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
-    """A rate that no adapter survives: the one before the refused update is saved, though none was due."""
-    output, steep = tmp_path / "a", settings(lr=1e30, epochs=2, batch_size=1, accumulate=1, warmup=0.0)
-    with pytest.raises(
-        NotANumber, match=r"the loss is nan at update 2, epoch 1; row: train.jsonl:\d "
-    ) as caught:
-        run_training(tiny_medgemma, data, output, steep)
-    assert "Lower --lr" in str(caught.value.hint)
-    assert steps_of(output) == ["step-000000", "step-000001"]
-    kept = load(work_of(output) / "checkpoints" / "step-000001" / "adapters.safetensors")
-    assert all(mx.isfinite(array).all() for array in kept.values())
-    calm = steep.model_copy(update={"lr": 1e-3})
-    result = run_training(tiny_medgemma, data, tmp_path / "b", calm)
-    assert result.record.updates == 10
-
-
-def load(path: Path) -> dict[str, mx.array]:
-    found = mx.load(str(path))
-    assert isinstance(found, dict)
-    return found
-
-
-def test_memory_that_runs_out_names_the_setting_to_lower(
-    tiny_medgemma: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In MLX's own words, at the third update; plan's figures, and a run that goes on with what was named."""
-    output, large = tmp_path / "a", settings(batch_size=4, accumulate=1, checkpoint_every=0)
-    for change, flag in (({}, "--grad-checkpoint on takes"), ({"grad_checkpoint": "on"}, "--batch-size 2")):
-        own = large.model_copy(update=change)
-        with pytest.raises(OutOfMemory, match="memory ran out in training") as caught:
-            run_training(tiny_medgemma, data, output, own, listeners=[at(Step, 3, no_memory)])
-        hint = str(caught.value.hint)
-        assert flag in hint
-        assert "By `mlx-medlora plan` it takes 0." in hint
-        assert "The run is saved in" in hint
-        names = hint.split("--resume-anyway ")[1].split(".")[0].split(",")
-        fewer = {"grad_checkpoint": "on"} if not change else {"batch_size": 2, "accumulate": 2}
-        own = own.model_copy(update=fewer)
-        run_training(tiny_medgemma, data, output, own, resume=True, resume_anyway=names)
-        shutil.rmtree(output)
-
-
-def no_memory() -> None:
-    raise RuntimeError("[malloc] Unable to allocate 17179869184 bytes.")
-
-
-def test_a_checkpoint_that_is_replaced_stays_until_the_new_one_is_read_back(tmp_path: Path) -> None:
-    for name in ("step-000003", ".step-000003.partial"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "state.json").write_text(name)
-
-    def damaged(target: Path) -> None:
-        raise InputError("damaged", path=target)
-
-    with pytest.raises(InputError, match="damaged"):
-        put(tmp_path / ".step-000003.partial", tmp_path / "step-000003", damaged)
-    assert (tmp_path / "step-000003" / "state.json").read_text() == "step-000003"
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000003"]
-
-
-def test_the_newest_checkpoint_is_that_of_the_highest_step(tmp_path: Path) -> None:
-    """A million updates have a seventh digit."""
-    for name in ("step-999999", "step-1000000", "step-000007", "step-mine"):
-        (tmp_path / name).mkdir()
-    assert [path.name for path in newest_first(tmp_path)] == ["step-1000000", "step-999999", "step-000007"]
-
-
-@pytest.mark.parametrize("moment", ["rename", "remove"])
-def test_what_a_kill_leaves_while_a_checkpoint_is_replaced(
-    tiny_medgemma: Path, data: Path, tmp_path: Path, moment: str
-) -> None:
-    """The new one takes the old one's name in two renames; a partial one may lie beside."""
-    output = tmp_path / "a"
-    run_training(tiny_medgemma, data, tmp_path / "whole", SETTINGS)
-    interrupted(tiny_medgemma, data, output)
-    checkpoints = work_of(output) / "checkpoints"
-    newest = checkpoints / "step-000005"
-    shutil.copytree(newest, checkpoints / ".step-000006.partial")
-    if moment == "rename":
-        newest.rename(checkpoints / ".step-000005.old")
-    else:
-        shutil.copytree(newest, checkpoints / ".step-000005.old")
-    told: list[Event] = []
-    run_training(tiny_medgemma, data, output, SETTINGS, resume=True, listeners=[told.append])
-    assert next(event for event in told if isinstance(event, Resumed)) == Resumed(5, 6)
-    assert contents(output) == contents(tmp_path / "whole")
-
-
-def command(model: Path, data: Path, output: Path, *more: str) -> list[str]:
-    options = ["--epochs", "4", "--batch-size", "2", "--rank", "2", "--lr", "1e-3", "--checkpoint-every", "0"]
-    place = ["--model", str(model), "--data", str(data), "--output", str(output)]
-    return [sys.executable, "-m", "mlx_medlora.cli.app", "train", *place, *options, *more]
-
-
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 120
-    while not condition() and process.poll() is None:
-        assert time.monotonic() < end
-        time.sleep(0.002)
-
-
-def newest(output: Path) -> int:
-    """The step of the newest checkpoint; -1 without one."""
-    found = (work_of(output) / "checkpoints").glob("step-*")
-    return max((int(path.name.removeprefix("step-")) for path in found), default=-1)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)  # eight processes, each of which imports everything
-def test_killed_at_random_instants(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
-    """A checkpoint after each update, so that many kills fall into the writing of one."""
-    whole, output = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(tiny_medgemma, data, whole), check=True, capture_output=True)
-    chance, reached = random.Random(5), -1
-    for kill in range(6):
-        process = start(command(tiny_medgemma, data, output, *(["--resume"] if kill else [])))
-        wait_for(lambda: newest(output) > reached, process)  # noqa: B023
-        time.sleep(chance.uniform(0, 0.15))
-        process.kill()
-        _, errors = process.communicate()
-        assert process.returncode in (0, -signal.SIGKILL), errors
-        if output.exists():
-            break
-        assert newest(output) >= reached - 1, "at most the one that was being replaced is under another name"
-        reached = newest(output)
-    else:
-        last = [*command(tiny_medgemma, data, output), "--resume"]
-        ended = subprocess.run(last, capture_output=True, text=True, check=False)
-        assert ended.returncode == 0, ended.stderr
-    assert contents(output) == contents(whole)
-
-
-def test_one_owner_and_what_the_signals_say(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
-    output = tmp_path / "a"
-    arguments = [*command(tiny_medgemma, data, output), "--epochs", "9999"]
-    process = start(arguments)
-    wait_for(lambda: newest(output) >= 3, process)
-    other = subprocess.run([*arguments, "--resume"], capture_output=True, text=True, check=False)
-    assert other.returncode == 2
-    assert f"another run writes here: process {process.pid} on" in other.stderr
-    process.send_signal(signal.SIGINT)
-    said, errors = process.communicate(timeout=100)
-    assert (process.returncode, said) == (130, "")
-    assert "Stopping: this update is finished and saved first" in errors
-    assert "updates; all are saved" in errors
-    assert "Traceback" not in errors
-    hint = errors.strip().splitlines()[-1]
-    assert "continue with: mlx-medlora train --model" in hint
-    assert hint.endswith(" --epochs 9999 --resume")
-
-
-BUSY = """
-import mlx_medlora.gemma
-import mlx.core as mx
-from mlx_medlora.training.stop import Stop
-with Stop():
-    print("ready", flush=True)
-    x = mx.eye(1500)
-    for _ in range(100_000):
-        x = x @ mx.eye(1500)
-    mx.eval(x)
-"""
-
-
-def test_a_second_ctrl_c_ends_at_once() -> None:
-    """Also while the main thread computes, where no handler of Python's runs."""
-    process = start([sys.executable, "-c", BUSY])
-    assert process.stdout is not None
-    assert process.stderr is not None
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
-    process.stderr.readline()
-    assert process.stderr.readline().startswith("Stopping: ")
-    process.send_signal(signal.SIGTERM)  # mlx.launch sends one to ranks that Ctrl-C ends already
-    time.sleep(0.3)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "Stopped at once; the last checkpoint is whole" in errors
