@@ -33,6 +33,7 @@ from mlx_medlora.cli import (
 )
 from mlx_medlora.cli.options import examples
 from mlx_medlora.cli.output import out
+from mlx_medlora.errors import MedloraError
 
 app = typer.Typer(
     name="mlx-medlora",
@@ -81,7 +82,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         refuse_tight_limit()
         status = app(args=given or ["--help"], prog_name="mlx-medlora", standalone_mode=False, obj=given)
     except (Exception, KeyboardInterrupt) as error:
-        return errors.say(error)
+        return _say(error)
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
@@ -89,20 +90,34 @@ def run(arguments: Sequence[str] | None = None) -> int:
         network.forbid(False)
         privacy.forget()
     if status == errors.INTERRUPTED:  # Typer turns Ctrl-C into this status
-        return errors.say(KeyboardInterrupt())
+        return _say(KeyboardInterrupt())
     return status if isinstance(status, int) else 0
+
+
+def _say(error: BaseException) -> int:
+    """Say what ended the command, whole: a second Ctrl-C or SIGTERM meanwhile changes nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        return errors.say(error)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return errors.say(error)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _take_terminate_as_ctrl_c() -> Any:
     """Let SIGTERM end a command as Ctrl-C does, its partial output removed; what handled it before, if known.
 
-    Training has a handler of its own, which saves the run first.
+    Training has a handler of its own, which saves the run first. A command that already ends with an error
+    goes on to say that one: mlx.launch sends SIGTERM to the ranks whose peer is gone.
     """
     if threading.current_thread() is not threading.main_thread():
         return None
 
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        if not isinstance(sys.exc_info()[1], MedloraError):
+            raise KeyboardInterrupt
 
     return signal.signal(signal.SIGTERM, interrupt)
 

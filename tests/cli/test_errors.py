@@ -1,4 +1,6 @@
 import errno
+import io
+import signal
 import subprocess
 import sys
 import time
@@ -87,6 +89,50 @@ def test_ctrl_c_is_130(failing: list[BaseException], capsys: pytest.CaptureFixtu
     failing.append(KeyboardInterrupt())
     assert app_module.run(["fail"]) == 130
     assert capsys.readouterr().err == "Error: interrupted\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_an_error_is_said_changes_nothing(
+    failing: list[BaseException], monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    class Interrupting(io.StringIO):
+        def write(self, text: str) -> int:
+            signal.raise_signal(number)
+            return super().write(text)
+
+    said = Interrupting()
+    monkeypatch.setattr(sys, "stderr", said)
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    for error, status in ((MedloraError("the peer is gone"), 1), (KeyboardInterrupt(), 130)):
+        failing[:] = [error]
+        assert app_module.run(["fail"]) == status
+    assert said.getvalue() == "Error: the peer is gone\nError: interrupted\n"
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (MedloraError("the peer is gone"), 1, "Error: the peer is gone\n"),
+        (OSError("plain"), 130, "Error: interrupted\n"),
+    ],
+)
+def test_terminate_does_not_replace_an_error_of_ours_that_is_on_its_way(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    status: int,
+    said: str,
+) -> None:
+    def fail(**_: object) -> None:
+        try:
+            raise error
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(app_module, "app", fail)
+    assert app_module.run(["fail"]) == status
+    assert capsys.readouterr().err == said
 
 
 def test_terminate_ends_a_command_as_ctrl_c_does(tmp_path: Path) -> None:
