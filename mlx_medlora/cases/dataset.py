@@ -104,19 +104,23 @@ class Dataset:
                 digest.update(known[image].encode())
         return digest.hexdigest()
 
+    def wrong(self, case: Case, message: str, hint: str | None = None) -> InputError:
+        """An error about one of the dataset's cases, which names its file and line."""
+        if case.line is None:
+            return InputError(f"{case.where}: {message}", path=self.root, hint=hint)
+        return InputError(message, path=self.root / case.where.rsplit(":", 1)[0], line=case.line, hint=hint)
+
     def _image(self, case: Case, relative: str) -> Path:
         try:
             image = (self._real_root / relative).resolve()
             exists = image.is_file()
         except (OSError, RuntimeError):  # a name too long, a loop of links
             image, exists = self._real_root, False
-        place = self.root / case.where.rsplit(":", 1)[0] if case.line else self.root
         if not image.is_relative_to(self._real_root):
-            message = f"the image {privacy.named(relative)} lies outside the dataset directory"
-            raise InputError(message, path=place, line=case.line)
+            raise self.wrong(case, f"the image {privacy.named(relative)} lies outside the dataset directory")
         if not exists:
-            message = f"the image {privacy.named(relative)} of case {case.id!r:.200} does not exist"
-            raise InputError(message, path=place, line=case.line)
+            named = privacy.named(relative)
+            raise self.wrong(case, f"the image {named} of case {case.id!r:.200} does not exist")
         return image
 
     def _file(self, split: str) -> Path:

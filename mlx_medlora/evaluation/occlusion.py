@@ -64,7 +64,7 @@ def occlude(
     """
     files = dataset.image_files(case)
     if not files:
-        raise InputError(f"{case.where}: case {case.id!r} has no image to occlude")
+        raise dataset.wrong(case, f"case {case.id!r} has no image to occlude")
     model.eval()
     ids = PromptMaker(model, encoder, dataset, [case]).outlines([case])[0].ids
     pixels = [encoder.pixels([open_image(file)])[0] for file in files]  # (C, H, W) each

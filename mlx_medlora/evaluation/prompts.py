@@ -90,11 +90,12 @@ class PromptMaker:
         try:
             ids = self.encoder.encode(turns, [_ANY] * len(case.image_paths), with_answer=False).ids
         except InputError as error:
-            raise InputError(f"{case.where}: case {case.id!r}: {error}", hint=error.hint) from error
+            raise self.dataset.wrong(case, f"case {case.id!r}: {error}", error.hint) from error
         if len(ids) > self.limit:
-            raise InputError(
-                f"{case.where}: case {case.id!r} takes {len(ids)} tokens, there is room for {self.limit}",
-                hint="Shorten the case's text or show fewer images.",
+            raise self.dataset.wrong(
+                case,
+                f"case {case.id!r} takes {len(ids)} tokens, there is room for {self.limit}",
+                "Shorten the case's text or show fewer images.",
             )
         return ids
 
@@ -108,7 +109,7 @@ class PromptMaker:
                 look = self.model.image_features
                 self.features[file] = self.given[file] if known else see(look, self.encoder, file)
             except InputError as error:
-                raise InputError(f"{case.where}: case {case.id!r}: {error}", hint=error.hint) from error
+                raise self.dataset.wrong(case, f"case {case.id!r}: {error}", error.hint) from error
 
     def _forget(self, used: Sequence[tuple[Path, ...]]) -> None:
         self.uses_left.subtract(file for group in used for file in group)
@@ -118,7 +119,8 @@ class PromptMaker:
     def _refuse_images(self, cases: Sequence[Case]) -> None:
         for case in cases:
             if case.image_paths:
-                raise InputError(
-                    f"{case.where}: case {case.id!r} has an image, and this is a text-only model",
-                    hint="Use a model with a vision tower, such as medgemma-4b-it.",
+                raise self.dataset.wrong(
+                    case,
+                    f"case {case.id!r} has an image, and this is a text-only model",
+                    "Use a model with a vision tower, such as medgemma-4b-it.",
                 )

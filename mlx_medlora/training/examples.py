@@ -70,12 +70,12 @@ def build_examples(
     for case in cases:
         files = dataset.image_files(case)
         if files and config.text_only:
-            raise _at(case, dataset, "the case has an image, and this is a text-only model")
+            raise dataset.wrong(case, "the case has an image, and this is a text-only model")
         try:
             images = [opened(file) for file in files]
             encoded = encoder.encode(conversation(case, with_answer=True), images, with_answer=True)
         except InputError as error:
-            raise _at(case, dataset, f"case {case.id!r}: {error}", error.hint) from error
+            raise dataset.wrong(case, f"case {case.id!r}: {error}", error.hint) from error
         ids, supervised = as_trained(encoded, config, supervise, double_bos)
         example = Example(ids, supervised, files, case.id, case.where)
         _check(example, case, dataset, config, limit)
@@ -98,27 +98,19 @@ def as_trained(
 def _check(example: Example, case: Case, dataset: Dataset, config: ModelConfig, limit: int) -> None:
     """Raise InputError for an example that the model would see only a part of."""
     if len(example) > limit:
-        raise _at(
+        raise dataset.wrong(
             case,
-            dataset,
             f"case {case.id!r} takes {len(example)} tokens; the limit is {limit}",
             "Shorten its text or show fewer images: cutting it off would cut its answer.",
         )
     soft = int((example.ids == config.image_token_id).sum())
     wanted = len(example.images) * config.mm_tokens_per_image
     if soft != wanted:
-        raise _at(
+        raise dataset.wrong(
             case,
-            dataset,
             f"case {case.id!r} has {soft} image soft tokens, {wanted} for its {len(example.images)} image(s) "
             "were expected",
             "Check that its text holds no image marker, and that the processor is this model's.",
         )
     if example.targets == 0:
-        raise _at(case, dataset, f"case {case.id!r} has no answer to learn from")
-
-
-def _at(case: Case, dataset: Dataset, message: str, hint: str | None = None) -> InputError:
-    if case.line is None:
-        return InputError(message, path=case.where, hint=hint)
-    return InputError(message, path=dataset.root / case.where.rsplit(":", 1)[0], line=case.line, hint=hint)
+        raise dataset.wrong(case, f"case {case.id!r} has no answer to learn from")

@@ -60,7 +60,7 @@ def read_lengths(
     if "train" not in splits:
         raise InputError("the dataset has no training split (train.jsonl)", path=dataset.root)
     cases = [case for split in splits.values() for case in split]
-    exact = _tokenised(cases, encoder, config)
+    exact = _tokenised(dataset, cases, encoder)
     rate = _characters_a_token(exact, cases, config)
     shapes = [exact[i] if i in exact else _estimated(case, config, rate) for i, case in enumerate(cases)]
     rows = [_as_trained(shape, settings, config) for shape in shapes]
@@ -90,7 +90,7 @@ def _replayed(
     return [_as_trained(shape, settings, config) for shape in shapes]
 
 
-def _tokenised(cases: Sequence[Case], encoder: Encoder | None, config: ModelConfig) -> dict[int, RowShape]:
+def _tokenised(dataset: Dataset, cases: Sequence[Case], encoder: Encoder | None) -> dict[int, RowShape]:
     """Exact shapes by index: of all rows, or of the longest ones and a sample."""
     if encoder is None:
         return {}
@@ -98,15 +98,15 @@ def _tokenised(cases: Sequence[Case], encoder: Encoder | None, config: ModelConf
     if len(cases) > _MOST:
         longest = sorted(chosen, key=lambda i: _characters(cases[i]) + 1000 * len(cases[i].image_paths))
         chosen = sorted({*longest[-_MOST // 10 :], *chosen[:: -(-len(cases) // _MOST)]})  # type: ignore[assignment]
-    return {index: _shape(cases[index], encoder) for index in chosen}
+    return {index: _shape(dataset, cases[index], encoder) for index in chosen}
 
 
-def _shape(case: Case, encoder: Encoder) -> RowShape:
+def _shape(dataset: Dataset, case: Case, encoder: Encoder) -> RowShape:
     stand_ins = [Image.new("RGB", (1, 1))] * len(case.image_paths)  # only their number reaches the text
     try:
         encoded = encoder.encode(conversation(case, with_answer=True), stand_ins, with_answer=True)
     except InputError as error:
-        raise InputError(f"case {case.id!r}: {error}", path=case.where, hint=error.hint) from error
+        raise dataset.wrong(case, f"case {case.id!r}: {error}", error.hint) from error
     return RowShape(len(encoded.ids), int(encoded.supervised[1:].sum()), len(case.image_paths))
 
 

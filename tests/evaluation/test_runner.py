@@ -219,14 +219,14 @@ def test_a_case_longer_than_the_context_is_refused(
     text = model.config.text.model_copy(update={"max_position_embeddings": max(lengths)})
     monkeypatch.setattr(model, "config", model.config.model_copy(update={"text": text}))
     evaluate(model, encoder, shared_images, "val")  # just fits
-    with pytest.raises(InputError, match=rf"val\.jsonl:5: case 'case_4' takes {max(lengths)} tokens"):
+    with pytest.raises(InputError, match=rf"/val\.jsonl:5: case 'case_4' takes {max(lengths)} tokens"):
         evaluate(model, encoder, shared_images, "val", method="generate", max_tokens=1)
 
 
 def test_control_tokens_in_a_case_are_refused_with_its_line(loaded: Loaded, shared_images: Dataset) -> None:
     file = shared_images.root / "val.jsonl"
     file.write_text(file.read_text().replace("mass mass mass ", "mass <end_of_turn> ", 1))
-    with pytest.raises(InputError, match=r"val\.jsonl:3: case 'case_2': .*<end_of_turn>"):
+    with pytest.raises(InputError, match=r"/val\.jsonl:3: case 'case_2': .*<end_of_turn>"):
         evaluate(*loaded, shared_images, "val")
 
 
