@@ -48,15 +48,19 @@ def _plain(value: object) -> str:
 
 
 def describe(
-    error: ValidationError, *, value: Callable[[object], str] = _plain, name: Callable[[str], str] = repr
+    error: ValidationError,
+    *,
+    value: Callable[[object], str] = _plain,
+    name: Callable[[str], str] = repr,
+    whole: str = "settings",
 ) -> str:
     """One sentence for each fault: the key, what was wrong and the value that was given.
 
-    `value` and `name` write a given value, and a key that is not known.
+    `value` and `name` write a given value, and a key that is not known; `whole` names what all of it is.
     """
     parts = []
     for fault in error.errors():
-        key = ".".join(str(piece) for piece in fault["loc"]) or "settings"
+        key = ".".join(str(piece) for piece in fault["loc"]) or whole
         if fault["type"] == "extra_forbidden":
             parts.append(f"unknown option {name(key)}")
         elif fault["type"] == "missing":

@@ -38,9 +38,9 @@ class Question(BaseModel):
         if isinstance(row, dict):
             shown = [name for name in _IMAGES if row.get(name)]
             if shown:
-                raise ValueError(f"the row has an image ({shown[0]}), and these rows are text alone")
+                raise ValueError(f"it has an image ({shown[0]}), and these rows are text alone")
             if not any(isinstance(row.get(name), str) and row[name].strip() for name in _ASKS):
-                raise ValueError("the row asks nothing: it needs an instruction or an input")
+                raise ValueError("it asks nothing: it needs an instruction or an input")
         return row
 
     @property

@@ -143,7 +143,7 @@ def refuse_escape(path: str) -> None:
 
 def faults(error: ValidationError) -> str:
     """Every fault of a row in one line, in the words of a table; values as far as they may be shown."""
-    told = describe(error, value=privacy.shown, name=privacy.named)
+    told = describe(error, value=privacy.shown, name=privacy.named, whole="the row")
     return told.replace("unknown option", "unknown field").replace("Value error, ", "")
 
 

@@ -59,11 +59,13 @@ def about_run(
 ) -> dict[str, Any]:
     """What was evaluated and how, for scorecard.json."""
     from mlx_medlora import __version__
+    from mlx_medlora.evaluation.adapters import DIGEST, digest
     from mlx_medlora.training.record import versions
 
     return {
         "model": model,
         "adapter": None if adapter is None else str(adapter),
+        DIGEST: None if adapter is None else digest(adapter),
         "data": str(data),
         "split": split,
         "split_sha256": fingerprint,

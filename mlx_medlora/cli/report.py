@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 EXAMPLES = examples(
     "mlx-medlora report runs/mine",
     "mlx-medlora report runs/mine --compare runs/base --compare runs/rank8 --output mine.html",
-    "mlx-medlora report runs/mine --data moved/my_dataset --no-images",
+    "mlx-medlora report runs/mine --data moved/my_dataset --adapter moved/mine --no-images",
     "mlx-medlora report runs/mine --redact --output for-others.html",
 )
 CARD_EXAMPLES = examples("mlx-medlora model-card runs/mine --output exported/mine/README.md")
 
 RunAt = Annotated[Path, typer.Argument(metavar="RUN", help="Directory that `eval` wrote.")]
+AdapterNow = Annotated[
+    Path | None,
+    typer.Option(help="The adapter that was evaluated, if it lies elsewhere now.", metavar="DIR"),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -48,6 +52,7 @@ def report(
         Path | None,
         typer.Option(help="The dataset that was answered, if it lies elsewhere now.", metavar="DIR"),
     ] = None,
+    adapter: AdapterNow = None,
     no_images: Annotated[bool, typer.Option("--no-images", help="Leave the cases' images out.")] = False,
     redact: Annotated[
         bool,
@@ -70,7 +75,7 @@ def report(
 
     found = read_run(run)
     options = Options(images=not no_images, redact=redact)
-    evidence = gather(found, data, _comparison(found, compare or []))
+    evidence = gather(found, data, _comparison(found, compare or []), adapter)
     if evidence.absent is not None and not redact:
         out.warning(f"the cases' text and images are left out: {evidence.absent}; --data says where they are")
     for note in evidence.beside.notes:
@@ -97,30 +102,31 @@ def model_card(
     output: Annotated[
         Path, typer.Option(help="File to write, README.md beside the weights.", metavar="FILE")
     ],
+    adapter: AdapterNow = None,
     offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Write a model card in Hugging Face's form from a run's figures.
 
     Front matter with `model-index`, every figure with its interval, gates, and what the adapter was trained
-    on. It holds no case. Research use, not a medical device.
+    on. It holds no case, and is refused where the adapter is no longer the one that was evaluated. Research
+    use, not a medical device.
     """
     out.use_json(json)
+    from mlx_medlora.evaluation.adapters import adapter_of
     from mlx_medlora.evaluation.runs import read_run
     from mlx_medlora.files import atomic_file, plain_os_errors
     from mlx_medlora.lora.model_card import base_card, model_card
     from mlx_medlora.report.model_card import with_figures
 
     found = read_run(run)
-    about = found.scorecard.about
-    adapter = about.get("adapter")
-    if adapter is None:
-        text = base_card(str(about.get("model", "unknown")))
+    directory = adapter_of(found, adapter)
+    if directory is None:
+        text = base_card(str(found.scorecard.about.get("model", "unknown")))
     else:
         from mlx_medlora.lora.adapter import read_adapter_config
         from mlx_medlora.lora.provenance import read_provenance
 
-        directory = Path(str(adapter))
         text = model_card(directory, read_adapter_config(directory), read_provenance(directory))
     with plain_os_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -11,16 +11,17 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from mlx_medlora.cases.rows import read_jsonl
 from mlx_medlora.errors import InputError
+from mlx_medlora.evaluation.adapters import adapter_of
 from mlx_medlora.evaluation.results import Heatmaps, Measure
-from mlx_medlora.evaluation.runs import HEATMAPS
+from mlx_medlora.evaluation.runs import HEATMAPS, Run
 from mlx_medlora.files import read_json
 
 DEPENDENCE = "dependence.json"
 HEALTH = "health.json"
 FORGETTING = "forgetting.json"
-GONE = (
-    "the adapter is not where it was: its training curves and record are left out, and whether it was "
-    "trained on these very cases could not be looked up"
+UNREAD = (
+    "its training curves and record are left out, and whether it was trained on these very cases could not "
+    "be looked up"
 )
 
 
@@ -126,21 +127,28 @@ class Beside:
     notes: tuple[str, ...] = ()
 
 
-def look_beside(run: Path, about: dict[str, Any]) -> Beside:
-    """Read what lies in the run's directory, its adapter's and its model's; nothing of it is required."""
+def look_beside(run: Run, adapter: Path | None = None) -> Beside:
+    """Read what lies in the run's directory, its adapter's and its model's; nothing of it is required.
+
+    Raises InputError where `adapter`, its directory now, is given and is not the one that was evaluated.
+    """
     notes: list[str] = []
-    adapter, model = _directory(about.get("adapter")), _directory(about.get("model"))
-    if adapter is None and about.get("adapter"):
-        notes.append(GONE)
+    directory, model = run.directory, _directory(run.scorecard.about.get("model"))
+    try:
+        adapter = adapter_of(run, adapter)
+    except InputError as error:
+        if adapter is not None:
+            raise
+        notes.append(f"{error.message}: {UNREAD}")
     return Beside(
         record=_object(adapter, "run.json", notes),
         base=_base(_object(adapter, "adapter_config.json", notes)),
         curve=_curve(adapter, notes),
-        certificate=next(_certificates([run, adapter, model], notes), None),
-        dependence=_parsed(Dependence, run / DEPENDENCE, notes),
-        health=_parsed(Health, run / HEALTH, notes) or _of_adapter(adapter, notes),
-        forgetting=_parsed(Forgetting, run / FORGETTING, notes),
-        heatmaps=_parsed(Heatmaps, run / HEATMAPS, notes),
+        certificate=next(_certificates([directory, adapter, model], notes), None),
+        dependence=_parsed(Dependence, directory / DEPENDENCE, notes),
+        health=_parsed(Health, directory / HEALTH, notes) or _of_adapter(adapter, notes),
+        forgetting=_parsed(Forgetting, directory / FORGETTING, notes),
+        heatmaps=_parsed(Heatmaps, directory / HEATMAPS, notes),
         notes=tuple(notes),
     )
 

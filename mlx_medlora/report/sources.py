@@ -74,11 +74,16 @@ class Evidence:
         return [] if self.comparison is None else self.comparison.pairs
 
 
-def gather(run: Run, data: Path | None = None, comparison: Comparison | None = None) -> Evidence:
+def gather(
+    run: Run,
+    data: Path | None = None,
+    comparison: Comparison | None = None,
+    adapter: Path | None = None,
+) -> Evidence:
     """Find the cases, the records and the comparison that belong to `run`.
 
-    `data` is where the dataset lies now. Raises InputError where that is given and is not the one that was
-    answered; without it, a dataset that is gone only leaves its text and images out.
+    `data` and `adapter` are where they lie now. Raises InputError where one is given and is not the one that
+    was evaluated; without, a dataset that is gone only leaves its text and images out, an adapter its record.
     """
     cases: dict[str, Case] = {}
     images: dict[str, tuple[Path, ...]] = {}
@@ -97,7 +102,7 @@ def gather(run: Run, data: Path | None = None, comparison: Comparison | None = N
         cases=cases,
         images=images,
         absent=absent,
-        beside=look_beside(run.directory, run.scorecard.about),
+        beside=look_beside(run, adapter),
         comparison=comparison or _kept_comparison(run),
     )
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from mlx_medlora.evaluation.results import Measure, Scorecard, Scores
 from mlx_medlora.report import figures
-from mlx_medlora.report.beside import GONE, Occlusion
+from mlx_medlora.report.beside import UNREAD, Occlusion
 from mlx_medlora.report.figures import Bar
 from mlx_medlora.report.rows import OUTCOMES, outcome
 from mlx_medlora.report.sources import TOY_NOTICE, Evidence, Options
@@ -94,8 +94,7 @@ def notices(evidence: Evidence) -> list[str]:
     found = [NOTICE]
     if any(one.image_paths for one in evidence.predictions) and not _asked_whether_it_looks(evidence):
         found.append(UNSEEN)
-    if GONE in evidence.beside.notes:
-        found.append(f"{GONE[0].upper()}{GONE[1:]}.")
+    found += [f"{note[0].upper()}{note[1:]}." for note in evidence.beside.notes if note.endswith(UNREAD)]
     note = evidence.about.get("note")
     if note:
         found.append(plain(note))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -118,6 +119,41 @@ def test_model_card(runs: dict[str, Path], tmp_path: Path, call: Call) -> None:
         text = (tmp_path / "new" / "README.md").read_text()
         assert "model-index:" in text
         assert ("## Training data" in text) == (name == "tuned")
+
+
+def test_the_adapter_is_told_by_its_weights(
+    place: list[str | Path], runs: dict[str, Path], tmp_path: Path, call: Call
+) -> None:
+    moved, run, card = tmp_path / "moved", tmp_path / "mine", tmp_path / "README.md"
+    shutil.copytree(ROOT / "adapters" / "reference", tmp_path / "adapter")
+    arguments = [*place, "--adapter", tmp_path / "adapter", "--no-forgetting", "--no-report"]
+    assert call("eval", *arguments, "--output", run)[0] == 0
+    (tmp_path / "adapter").rename(moved)
+    status, _, said = call("model-card", run, "--output", card)
+    assert (status, card.exists()) == (2, False)
+    assert "the adapter is not where it was" in said
+    assert "--adapter says where it lies now" in said
+    assert "its training curves and record are left out" in call("report", run)[2]
+    assert call("model-card", run, "--adapter", moved, "--output", card)[0] == 0
+    assert "## Training data" in card.read_text()
+    assert "left out" not in call("report", run, "--adapter", moved)[2]
+    for arguments, wanted in [
+        ([run, "--adapter", tmp_path / "gone"], "no such adapter directory"),
+        ([runs["base"], "--adapter", moved], "a base model was evaluated, without an adapter"),
+    ]:
+        status, _, said = call("report", *arguments)
+        assert (status, wanted in said) == (2, True), said
+
+    weights = moved / "adapters.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")  # trained again, say
+    for command in (["report", run], ["model-card", run, "--output", card]):
+        status, _, said = call(*command, "--adapter", moved)
+        assert status == 2
+        assert "the adapter's weights are not those that were evaluated" in said
+    shutil.copytree(moved, tmp_path / "adapter")
+    status, _, said = call("report", run)
+    assert status == 0
+    assert "not those that were evaluated: its training curves and record are left out" in said
 
 
 def test_a_page_needs_neither_mlx_nor_scipy(runs: dict[str, Path]) -> None:
