@@ -16,7 +16,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from mlx_medlora.errors import GateNotMet, InputError
-from mlx_medlora.evaluation.meanings import CARD_KEYS, MEANINGS
+from mlx_medlora.evaluation.meanings import CARD_KEYS, MEANINGS, RATES
 from mlx_medlora.evaluation.results import GateReport, GateResult, Measure, Scorecard, Scores, Verdict
 from mlx_medlora.evaluation.sample_size import cases_to_show
 from mlx_medlora.settings import StrictModel, validate_yaml
@@ -63,10 +63,9 @@ class Gate(StrictModel):
 
     @property
     def rule(self) -> str:
-        """`at least 90 %`, `under 5 %`."""
-        if self.at_least is not None:
-            return f"at least {100 * self.at_least:g} %"
-        return f"under {100 * (self.under or 0.0):g} %"
+        """`at least 90 %`, `under 5 %`; `at least 0.8` of a figure that is no share."""
+        words, limit = ("under", self.under or 0.0) if self.at_least is None else ("at least", self.at_least)
+        return f"{words} {limit:g}" if self.measure in RATES else f"{words} {100 * limit:g} %"
 
 
 class Gates(StrictModel):

@@ -14,6 +14,8 @@ CARD_NAMES = {
 
 CARD_KEYS = {"tpr": "specificity", "tnr": "sensitivity", "fpr": "false_flag_rate"}
 
+RATES = ("f1", "mcc", "auroc", "auprc")  # figures that are no share of anything
+
 MEANINGS = {
     "accuracy": "the share of cases that were answered rightly",
     "balanced_accuracy": "the mean of sensitivity and specificity: 0.5 for a model that always says the same",

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from rich.table import Table
 
 from mlx_medlora.evaluation.gate import title
-from mlx_medlora.evaluation.meanings import CARD_KEYS, MEANINGS
+from mlx_medlora.evaluation.meanings import CARD_KEYS, MEANINGS, RATES
 from mlx_medlora.evaluation.results import Comparison, GateReport, Measure, Misses, Scorecard, Scores
+from mlx_medlora.evaluation.results.measures import Interval
 
-RATES = ("f1", "mcc", "auroc", "auprc")  # figures that are no share of anything
 MORE = ("balanced_accuracy", "ppv", "npv", "f1", "mcc", "auroc", "auprc")
 
 
@@ -33,13 +33,17 @@ def figure(found: Measure) -> str:
         return found.reason or "none"
     if found.count is not None:
         return with_interval(found.value, found.interval, found.count, found.n)
-    scale = 1 if found.name in RATES else 100
-    places, unit = (3, "") if scale == 1 else (1, " %")
-    shown = f"{scale * found.value:.{places}f}{unit}"
-    if found.interval is None:
+    return _ranged(found.value, found.interval, rate=found.name in RATES)
+
+
+def _ranged(value: float, interval: Interval | None, *, rate: bool) -> str:
+    """0.9 with its interval: `0.900 (0.850 to 0.930)` for a `rate`, else `90.0 % (85.0-93.0)`."""
+    scale, places, unit = (1, 3, "") if rate else (100, 1, " %")
+    shown = f"{scale * value:.{places}f}{unit}"
+    if interval is None:
         return f"{shown} (no interval)"
-    low, high = (f"{scale * bound:.{places}f}" for bound in found.interval)
-    return f"{shown} ({low} to {high})" if scale == 1 else f"{shown} ({low}-{high})"
+    low, high = (f"{scale * bound:.{places}f}" for bound in interval)
+    return f"{shown} ({low} to {high})" if rate else f"{shown} ({low}-{high})"
 
 
 def scorecard_table(cards: Mapping[str, Scorecard], *, more: bool = False) -> Table:
@@ -96,9 +100,9 @@ def gates_table(report: GateReport) -> Table:
     for name in ("gate", "verdict", "figure", "cases it would take"):
         table.add_column(name)
     for gate in report.gates:
-        shown = gate.reason if gate.value is None else f"{100 * gate.value:.1f} %"
-        if gate.interval is not None:
-            shown += f" ({100 * gate.interval[0]:.1f}-{100 * gate.interval[1]:.1f}), n = {gate.n}"
+        shown = gate.reason
+        if gate.value is not None:
+            shown = _ranged(gate.value, gate.interval, rate=gate.measure in RATES) + f", n = {gate.n}"
         table.add_row(title(gate), gate.verdict, shown, "" if gate.needed is None else f"about {gate.needed}")
     return table
 

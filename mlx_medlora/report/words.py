@@ -87,14 +87,14 @@ def percent(value: float | None) -> str:
     return ABSENT if value is None else f"{100 * value:.1f}{NARROW}%"
 
 
-def figure(found: Measure, *, rate: bool | None = None) -> str:
+def figure(found: Measure | GateResult, *, rate: bool | None = None) -> str:
     """A measure's value: a percentage, or three places where it is no share; `n/a` where it has none."""
     if found.value is None:
         return ABSENT
     return f"{found.value:.3f}" if _is_rate(found, rate) else percent(found.value)
 
 
-def interval(found: Measure, *, rate: bool | None = None) -> str:
+def interval(found: Measure | GateResult, *, rate: bool | None = None) -> str:
     """`81.2 to 95.0 %`, or `no interval`."""
     if found.value is None or found.interval is None:
         return "no interval"
@@ -102,8 +102,9 @@ def interval(found: Measure, *, rate: bool | None = None) -> str:
     return f"{low:.3f} to {high:.3f}" if _is_rate(found, rate) else span(found.interval)
 
 
-def _is_rate(found: Measure, rate: bool | None) -> bool:
-    return found.name in RATES if rate is None else rate
+def _is_rate(found: Measure | GateResult, rate: bool | None) -> bool:
+    name = found.measure if isinstance(found, GateResult) else found.name
+    return name in RATES if rate is None else rate
 
 
 def span(bounds: Interval | None) -> str:

@@ -39,7 +39,10 @@ def test_instruction_and_input_are_one_turn_and_either_may_be_absent(tmp_path: P
     [
         ({"instruction": "Why?"}, "output is missing"),
         ({"input": " ", "output": "So."}, "it needs an instruction or an input"),
-        ({"input": "Why?", "output": "So.", "image_path": "a.png"}, r"the row: it has an image \(image_path\)"),
+        (
+            {"input": "Why?", "output": "So.", "image_path": "a.png"},
+            r"the row: it has an image \(image_path\)",
+        ),
         ({"input": 3, "instruction": "Why?", "output": "So."}, "input: Input should be a valid string"),
         ([1], "expected an object, got list"),
     ],

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from mlx_medlora.errors import GateNotMet, InputError
 from mlx_medlora.evaluation.gate import CARD, Gate, card_gates, judge, read_gates, require, target_of, title
 from mlx_medlora.evaluation.metrics import FIELDS, score
 from mlx_medlora.evaluation.results import Prediction, Scorecard
+from mlx_medlora.evaluation.tables import gates_table
 
 Make = Callable[..., list[Prediction]]
 
@@ -81,6 +83,15 @@ def test_what_was_not_measured_is_undecided(table: Make) -> None:
     assert [one.verdict for one in results] == ["pass", "undecided", "undecided"]
     assert results[1].reason == "no valid treatments among the cases"
     assert judge(card_gates(), score([])).verdict == "undecided"
+
+
+def test_a_figure_that_is_no_share_is_shown_as_none(table: Make) -> None:
+    cases = [("ERROR", "ERROR", 30), ("ERROR", "CORRECT", 10), ("CORRECT", "CORRECT", 40)]
+    report = judge([Gate(measure="mcc", at_least=0.5), Gate(measure="fpr", under=0.5)], score(table(cases)))
+    assert [title(one) for one in report.gates] == ["mcc at least 0.5", "fpr under 50 %"]
+    shown = list(gates_table(report).columns[2].cells)
+    assert re.fullmatch(r"0\.775 \(0\.\d{3} to 0\.\d{3}\), n = 80", str(shown[0]))  # sqrt(3/5)
+    assert str(shown[1]).startswith("0.0 % (0.0-")
 
 
 def test_each_and_only(table: Make) -> None:

@@ -173,6 +173,16 @@ def test_redacted(tmp_path: Path) -> None:
     assert "SECRET" not in render(evidence(base), Options(redact=True))
 
 
+def test_a_gate_on_a_figure_that_is_no_share(tmp_path: Path) -> None:
+    marks = [row(number, "ERROR" if number % 2 else "CORRECT") for number in range(20)]
+    p_error = [0.9 if number % 2 else 0.1 for number in range(20)]
+    gates = [Gate(measure="auroc", at_least=0.8)]
+    run = write_run(tmp_path / "run", write_dataset(tmp_path / "data", marks), p_error, gates=gates)
+    text = seen(render(evidence(run)))
+    assert "AUROC at least 0.8 all cases" in text
+    assert re.search(r"AUROC at least 0\.8 all cases \S+ pass 1\.000 \d\.\d{3} to 1\.000 20", text)
+
+
 def test_without_images(tmp_path: Path) -> None:
     found = evidence(usual(tmp_path))
     with_them, without = render(found), render(found, Options(images=False))
