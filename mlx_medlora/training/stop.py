@@ -15,12 +15,16 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STATUS = 130
 _FIRST = "\nStopping: this update is finished and saved first. Ctrl-C again stops at once.\n"
+_FIRST_BEFORE = "\nStopping.\n"
 _SECOND = "\nStopped at once; the last checkpoint is whole, and --resume continues from it.\n"
+_SECOND_BEFORE = "\nStopped at once.\n"
 _SHOW_CURSOR = "\x1b[?25h"
 
 
 class Stop:
     """A context in which the two signals ask for an end; `requested` says that one did.
+
+    `has_updates` is set once there are updates, which an end saves: until then it is not spoken of them.
 
     A second signal of the same kind ends the process from a thread of its own, also while the main thread
     computes and no Python runs. Of the same kind, since mlx.launch sends SIGTERM to ranks that are already
@@ -30,6 +34,7 @@ class Stop:
     def __init__(self, quiet: bool = False) -> None:
         """`quiet`: say nothing of the first signal."""
         self.requested = False
+        self.has_updates = False
         self.quiet = quiet
         self._raising = False
         self._before: dict[signal.Signals, Any] = {}
@@ -78,11 +83,11 @@ class Stop:
                 if number not in SIGNALS:
                     continue
                 if number in seen:
-                    _say(_SECOND)
+                    _say(_SECOND if self.has_updates else _SECOND_BEFORE)
                     os._exit(STATUS)
                 seen.add(number)
                 if len(seen) == 1 and not self.quiet:
-                    _say(_FIRST)
+                    _say(_FIRST if self.has_updates else _FIRST_BEFORE)
 
 
 def _say(text: str) -> None:

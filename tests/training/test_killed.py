@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from ongoing import contents, work_of
 
+from mlx_medlora.training.stop import Stop
+
 
 def command(model: Path, data: Path, output: Path, *more: str) -> list[str]:
     options = ["--epochs", "4", "--batch-size", "2", "--rank", "2", "--lr", "1e-3", "--checkpoint-every", "0"]
@@ -81,11 +83,21 @@ def test_one_owner_and_what_the_signals_say(tiny_medgemma: Path, data: Path, tmp
     assert hint.endswith(" --epochs 9999 --resume")
 
 
+def test_before_there_are_updates_none_is_spoken_of(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt), Stop() as stop, stop.at_once():
+        signal.raise_signal(signal.SIGINT)
+    said, deadline = "", time.monotonic() + 20
+    while "Stopping" not in said and time.monotonic() < deadline:  # a thread speaks
+        said += capfd.readouterr().err
+    assert said == "\nStopping.\n"
+
+
 BUSY = """
 import mlx_medlora.gemma
 import mlx.core as mx
 from mlx_medlora.training.stop import Stop
-with Stop():
+with Stop() as stop:
+    stop.has_updates = True
     print("ready", flush=True)
     x = mx.eye(1500)
     for _ in range(100_000):
