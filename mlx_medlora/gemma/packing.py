@@ -17,6 +17,7 @@ from mlx_medlora.errors import InputError
 from mlx_medlora.gemma import names
 from mlx_medlora.gemma.checkpoint import Checkpoint
 from mlx_medlora.gemma.config import Quantization
+from mlx_medlora.gemma.finite import is_finite
 from mlx_medlora.gemma.shards import Planned
 from mlx_medlora.gemma.tensorfiles import Stored
 
@@ -24,6 +25,8 @@ BLOCK_VALUES = 1 << 22  # of a block of rows: small enough to stay in a processo
 _AHEAD = 2
 _PARTS = ("weight", "scales", "biases")
 DTYPES = {"bfloat16": ("BF16", mx.bfloat16), "float32": ("F32", mx.float32)}
+
+Block = list[tuple[str, mx.array]]  # what to append to which output tensors
 
 
 class Packing:
@@ -54,30 +57,28 @@ class Packing:
             planned for name, entry in self.checkpoint.stored.items() for planned in self._plan(name, entry)
         ]
 
-    def blocks(self) -> Iterator[list[tuple[str, mx.array]]]:
+    def blocks(self) -> Iterator[Block]:
         """Blocks of rows in the order of `plan`: what to append to which tensors, already being computed.
 
         A few blocks are held at a time. On the CPU they are computed by two threads.
         """
         on_cpu = mx.default_device().type == mx.cpu
         streams = [mx.new_stream(mx.cpu) for _ in range(2)] if on_cpu else [mx.default_stream(mx.gpu)]
-        waiting: deque[tuple[str, mx.array, list[tuple[str, mx.array]]]] = deque()
+        waiting: deque[tuple[str, mx.array, Block]] = deque()
         for stream, (name, start, stop) in zip(cycle(streams), self._ranges(), strict=False):
             with mx.stream(stream):
                 rows = self.checkpoint.rows(name, start, stop).astype(self.dtype)
-                block, total = self._block(name, rows), mx.sum(rows)
-                mx.async_eval([total, *(part for _, part in block)])
-            waiting.append((name, total, block))
+                block = self._block(name, rows)
+                mx.async_eval([rows, *(part for _, part in block)])
+            waiting.append((name, rows, block))
             if len(waiting) > _AHEAD:
                 yield self._sound(*waiting.popleft())
         for held in waiting:
             yield self._sound(*held)
 
-    def _sound(
-        self, name: str, total: mx.array, block: list[tuple[str, mx.array]]
-    ) -> list[tuple[str, mx.array]]:
-        """The block, unless the sum of its source says that a value is no number: sums pass that on."""
-        if not bool(mx.isfinite(total)):
+    def _sound(self, name: str, rows: mx.array, block: Block) -> Block:
+        """The block, unless a value of its source is no number."""
+        if not is_finite(rows):
             file = self.checkpoint.stored[name].file
             raise InputError(f"the weights hold NaN or infinity: {name}", path=file)
         return block
@@ -123,7 +124,7 @@ class Packing:
         head = names.head(text_only=False)
         return packed + [replace(part, name=part.name.replace(module, head)) for part in packed]
 
-    def _block(self, name: str, rows: mx.array) -> list[tuple[str, mx.array]]:
+    def _block(self, name: str, rows: mx.array) -> Block:
         if not self.packs(name):
             hub_layout = name == names.PATCHES and self.quantization is None
             return [(name, rows.transpose(0, 3, 1, 2) if hub_layout else rows)]

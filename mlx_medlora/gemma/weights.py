@@ -14,6 +14,7 @@ from mlx_medlora.errors import InputError, is_out_of_memory
 from mlx_medlora.gemma import names
 from mlx_medlora.gemma.checkpoint import Checkpoint, open_checkpoint
 from mlx_medlora.gemma.config import ModelConfig
+from mlx_medlora.gemma.finite import is_finite
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.packed import PackedLinear
 from mlx_medlora.gemma.tensorfiles import Stored
@@ -68,14 +69,9 @@ def load_part(part: nn.Module, directory: Path, config: ModelConfig, dtype: mx.D
 
 
 def _refuse_broken(part: nn.Module, checkpoint: Checkpoint) -> None:
-    """Raise InputError naming the tensors that hold NaN or infinity: one such value spoils every answer.
-
-    A sum tells: it passes both on, reads once and takes no memory.
-    """
+    """Raise InputError naming the tensors that hold NaN or infinity: one such value spoils every answer."""
     held: dict[str, mx.array] = dict(tree_flatten(part.parameters()))
-    sums = {name: mx.sum(array) for name, array in held.items() if array.dtype != mx.uint32}
-    mx.eval(sums)
-    broken = [name for name, total in sums.items() if not bool(mx.isfinite(total))]
+    broken = [name for name, array in held.items() if not is_finite(array)]
     if broken:
         entry = checkpoint.stored.get(broken[0])
         path = checkpoint.directory if entry is None else entry.file
