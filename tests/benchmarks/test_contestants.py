@@ -33,6 +33,7 @@ def test_ours_and_peft_begin_with_the_same_loss(quick_checkpoint: Path) -> None:
 
 
 def test_ours_and_mlx_vlm_train_the_same_matrices(quick_checkpoint: Path) -> None:
+    pytest.importorskip("mlx_vlm")
     import ours
     import peers
     from mlx.utils import tree_flatten
