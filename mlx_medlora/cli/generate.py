@@ -66,8 +66,10 @@ def generate(
     """
     out.use_json(json)
     from mlx_medlora.evaluation.answers import parse_answer
-    from mlx_medlora.evaluation.operating_point import judge_one, read_point
+    from mlx_medlora.evaluation.operating_point import OTHER_FORM, judge_one, read_point
     from mlx_medlora.evaluation.single import answer_one
+    from mlx_medlora.gemma.fingerprint import fingerprint
+    from mlx_medlora.gemma.hub import resolve
     from mlx_medlora.gemma.processor import Encoder
     from mlx_medlora.lora.load import load
 
@@ -90,6 +92,8 @@ def generate(
     judged = None if point is None or answer.p_error is None else judge_one(point, answer.p_error)
     shown = said if judged is None else {**said, "verdict": judged.model_dump(mode="json")}
     out.result(shown, answer.text, *([] if judged is None else [str(judged)]))
+    if point is not None and judged is not None and point.model_fingerprint != fingerprint(resolve(model)):
+        out.warning(OTHER_FORM)
     if judged is not None and judged.verdict != parse_answer(answer.text):
         out.warning("the answer as written and the verdict by the operating point are not the same")
     if not answer.finished:

@@ -62,8 +62,11 @@ def _memory(memory: Memory) -> RenderableType:
 
 def _time(seconds: Seconds, measured: bool) -> str:
     source = "measured here" if measured else "as given"
+    rates = f"{seconds.tflops:.3g} TFLOP/s"
+    if seconds.tower_tflops != seconds.tflops:
+        rates += f" (packed weights) and {seconds.tower_tflops:.3g} in the tower"
     return (
-        f"Time at {seconds.tflops:.3g} TFLOP/s ({source}), {seconds.share:.0%} of it reached: features "
+        f"Time at {rates} ({source}), {seconds.share:.0%} of it reached: features "
         f"{duration(seconds.features)}, step {duration(seconds.step)}, epoch {duration(seconds.epoch)}, "
         f"run {duration(seconds.run)}"
     )

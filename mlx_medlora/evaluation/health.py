@@ -113,7 +113,7 @@ def _by_verdicts(curves: Curves, kept: Point) -> Finding:
         return _found("underfitting", curves, f"{learned}, but {told} is below {rules}.")
     if interval[0] <= KEYWORDS:
         sentence = f"{learned}; whether {told} is better than {rules}, {curves.cases} cases cannot tell."
-        return Finding(kind="underfitting", found=None, sentence=sentence, advice=_MORE)
+        return Finding(kind="underfitting", found=None, sentence=sentence, advice=_OPEN)
     sentence = f"{learned}, with {told}."
     return Finding(kind="underfitting", found=False, sentence=sentence, advice="")
 
@@ -126,8 +126,8 @@ def forgets(curves: Curves | None, measured: Forgetting | None) -> Finding:
         advice = remedies("forgetting", settings)
         return Finding(kind="forgetting", found=True, sentence=lost, advice=advice)
     if measured is None:
-        sentence = "Not measured in training: it takes the base's answers to general questions."
-        advice = "`mlx-medlora eval --adapter DIR` measures it."
+        sentence = "Not measured: it takes the base's answers to general questions."
+        advice = "`mlx-medlora eval --adapter DIR` measures it, without --no-forgetting."
         return Finding(kind="forgetting", found=None, sentence=sentence, advice=advice)
     if measured.loss_base >= measured.loss_uniform:
         sentence = (
@@ -169,6 +169,7 @@ def _beyond(measure: Measure, threshold: float) -> bool | None:
     return True if low > threshold else False if high < threshold else None
 
 
+_OPEN = "Validate on more cases."
 _MORE = f"Validate on more cases: {LEAST_CASES} are the least that anything is told from."
 
 

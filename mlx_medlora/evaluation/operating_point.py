@@ -24,6 +24,7 @@ from mlx_medlora.lora.peft import WEIGHTS as PEFT_WEIGHTS
 from mlx_medlora.settings import StrictModel, validate
 
 AGAIN = "Choose it again with `mlx-medlora calibrate`, or go without it: --ignore-operating-point."
+OTHER_FORM = "the threshold was chosen on another form of the model (other packing, or another base)"
 
 
 class OneVerdict(StrictModel):
@@ -93,9 +94,7 @@ def apply_point(
             "the threshold was chosen on these very cases: the figures are better than new cases give"
         )
     if point.model_fingerprint != model_fingerprint:
-        warnings.append(
-            "the threshold was chosen on another form of the model (other packing, or another base)"
-        )
+        warnings.append(OTHER_FORM)
     used = point.model_dump(include=set(AppliedPoint.model_fields))
     applied = AppliedPoint(**used, same_cases=same, warnings=tuple(warnings))
     return [decided(row, point.temperature, point.threshold) for row in predictions], applied

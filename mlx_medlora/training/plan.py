@@ -30,12 +30,13 @@ class Disk(StrictModel):
 
 
 class Seconds(StrictModel):
-    """Time at a rate of `tflops` for products, of which a step reaches `share`.
+    """Time at a rate of `tflops` for products, `tower_tflops` in the tower; `share` is reached.
 
     features and, with the prefix cache, prefix are paid once, an epoch includes its validation.
     """
 
     tflops: float
+    tower_tflops: float
     share: float
     features: float
     prefix: float
@@ -160,6 +161,7 @@ def _seconds(
     features, prefix = frozen / (tower_rate * STEP_SHARE), (work.prefix + validation.prefix) / speed
     return Seconds(
         tflops=rate / 1e12,
+        tower_tflops=tower_rate / 1e12,
         share=STEP_SHARE,
         features=features,
         prefix=prefix,

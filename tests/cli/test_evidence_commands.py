@@ -115,6 +115,10 @@ def test_generate_says_the_verdict_of_the_operating_point(
         assert found["verdict"]["verdict"] == verdict
         assert ("are not the same" in said) == (not plain["text"].startswith(verdict))
     assert 0 <= found["verdict"]["p_error"] <= 1
+    assert "another form of the model" not in said
+    other = OperatingPoint.model_validate_json(path.read_text()).model_copy(update={"model_fingerprint": "0"})
+    path.write_text(other.model_dump_json())
+    assert "the threshold was chosen on another form of the model" in call(*asked)[2]
     assert call(*asked, "--ignore-operating-point")[1] == plain
     short = [*asked[:-1], "1"]  # no verdict can be read: nothing is said of one
     assert "verdict" not in call(*short)[1] or call(*short)[1]["text"].startswith(("ERROR", "CORRECT"))

@@ -41,7 +41,7 @@ def test_eval_without_the_questions_without_curves_and_without_an_adapter(
     )
     assert status == 0
     assert "forgetting" not in said
-    assert "Not measured in training" in said["health"]["findings"][2]["sentence"]
+    assert "Not measured: it takes" in said["health"]["findings"][2]["sentence"]
     assert not (tmp_path / "quick" / "forgetting.json").exists()
     (adapter / "metrics.jsonl").unlink()
     for more, files in (([], True), (["--no-forgetting"], False)):

@@ -43,7 +43,23 @@ def test_the_rate_is_measured_here_where_none_is_given(
     assert run(["plan", "--model", "tiny-medgemma", "--data", str(phantom_dataset)]) == 0
     shown = capsys.readouterr().out
     assert "TFLOP/s (measured here)" in shown
+    assert "in the tower" not in shown
     assert "peak of a step" in shown
+
+
+def test_the_tower_s_own_rate_is_named(
+    phantom_dataset: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "mlx_medlora.training.rates.measured_rate",
+        lambda config: 1e11 if config.quantization is None else 2e10,
+    )
+    words = ("--model", "tiny-medgemma", "--data", str(phantom_dataset), "--bits", "4")
+    assert run(["plan", *words]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Time at 0.02 TFLOP/s (packed weights) and 0.1 in the tower (measured here), " in shown
+    plan = said(capsys, *words[:4], "--bits", "4")
+    assert (plan["seconds"]["tflops"], plan["seconds"]["tower_tflops"]) == pytest.approx((0.02, 0.1))
 
 
 def test_a_hub_model_is_planned_before_its_download(

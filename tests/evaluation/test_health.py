@@ -12,7 +12,7 @@ import pytest
 from mlx_medlora.errors import InputError
 from mlx_medlora.evaluation.curves import Curves, Point, read_curves
 from mlx_medlora.evaluation.forgetting import summed
-from mlx_medlora.evaluation.health import health, overfits, underfits
+from mlx_medlora.evaluation.health import LEAST_CASES, health, overfits, underfits
 from mlx_medlora.evaluation.remedies import remedies
 from mlx_medlora.evaluation.results import Finding, Forgetting, Health, QuestionDrift
 
@@ -73,6 +73,7 @@ def test_underfitting(rows: Rows, accuracy: float | None, found: bool | None, wo
     finding = underfits(curves(rows, accuracy=accuracy))
     assert finding.found is found
     assert_words(finding, words)
+    assert f"{LEAST_CASES} are the least" not in finding.advice  # these are more
 
 
 def assert_words(finding: Finding, words: str) -> None:
