@@ -26,6 +26,8 @@ EXAMPLES = examples(
     'mlx-medlora generate --model models/medgemma-4b --adapter adapters/first --prompt "..." --max-tokens 64',
     'mlx-medlora generate --model models/medgemma-4b --adapter adapters/first --prompt "..." '
     "--ignore-operating-point",
+    "mlx-medlora generate --model models/medgemma-4b --adapter adapters/first --image chest.png "
+    '--system "You check treatments against images. ..." --prompt "Patient: ..."',
     'mlx-medlora generate --model tiny-medgemma --image a.png --image b.png --prompt "What has changed?"',
     'mlx-medlora generate --model /volumes/usb/medgemma-4b --image chest.png --prompt "..." --verify',
 )
@@ -60,6 +62,9 @@ def generate(
     json: Json = False,
 ) -> None:
     """Answer one prompt about any number of images. Research tool, not a medical device.
+
+    Ask in the form that was trained, for another one can reverse the answer: of a case of a dataset, its
+    instruction as --system, its input as --prompt.
 
     Where the adapter has an operating point and the answer begins with ERROR or CORRECT, the calibrated
     probability of ERROR and the verdict by its threshold follow the answer. The text stays as written.
