@@ -75,6 +75,8 @@ def alerts(evidence: Evidence) -> list[str]:
     dependence, health = evidence.beside.dependence, evidence.beside.health
     if dependence is not None and dependence.looks is False:
         found.append(f"The image does not carry its right answers. The verdict: {plain(dependence.verdict)}.")
+    if dependence is not None and dependence.hardly:
+        found.append(f"The image gives few of its right answers. The verdict: {plain(dependence.verdict)}.")
     if dependence is not None and dependence.shortcut:
         found.append("The text alone gives answers away: what looks like seeing may be reading.")
     if evidence.trained_on_these:
