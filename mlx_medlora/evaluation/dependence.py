@@ -41,7 +41,7 @@ FEWEST = 5  # cases of either pass from which that is concluded: the image may n
 WITHIN = {
     "accuracy": "the share of cases answered rightly, of those with an image",
     "accuracy_blanked": "the same, with every image replaced by an even grey",
-    "accuracy_swapped": "the same, with each case shown the image of one with the other right answer",
+    "accuracy_swapped": "the same, with each case shown the image of one with the other right answer, if any",
     "accuracy_without_finding": "the same, with the finding taken out of the text",
     "accuracy_image_alone": "the same, with no text but the instruction",
 }
@@ -60,12 +60,18 @@ CHANGED = {
         "the share of cases answered otherwise with the image of a case with the other right answer"
     ),
 }
-BALANCED = "balanced accuracy, the mean of sensitivity and specificity, of the cases with an image"
+BALANCED = {
+    "balanced_accuracy": "the mean of sensitivity and specificity, of the cases with an image",
+    "balanced_accuracy_blanked": "the same mean, with the images blanked",
+    "balanced_accuracy_swapped": "the same mean, with images of cases with the other right answer, if any",
+}
 BALANCED_GAINS = {
-    "from_image": "balanced accuracy less that with the images blanked: what the image gives",
+    "from_image": (
+        "balanced accuracy less that with the images blanked: what the image gives; the verdict rests on it"
+    ),
     "from_this_image": (
         "balanced accuracy less that with the image of a case with the other right answer: what it costs to "
-        "be shown the opposite"
+        "be shown the opposite; the verdict rests on it too"
     ),
     "from_text": "balanced accuracy with the images blanked less one half, which always saying the same has",
 }
@@ -174,9 +180,7 @@ def _evidence(plain: list[Prediction], passes: dict[str, _Pass], everything: Seq
 
 def _balanced(whole: _Pass, blanked: _Pass, swapped: _Pass) -> Iterator[Measure]:
     """The figures that few errors among many cases do not hide."""
-    for name, one in (("", whole), ("_blanked", blanked), ("_swapped", swapped)):
-        key = f"balanced_accuracy{name}"
-        meaning = BALANCED if not name else f"{BALANCED}, {name[1:]}"
+    for (key, meaning), one in zip(BALANCED.items(), (whole, blanked, swapped), strict=True):
         yield _of_both(one, key, meaning, balanced_share, one.right("asked"))
     for name, one in (("from_image", blanked), ("from_this_image", swapped)):
         rights = one.right("asked"), one.right("plain")
