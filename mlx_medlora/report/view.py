@@ -107,7 +107,9 @@ def notices(evidence: Evidence) -> list[str]:
 
 def _asked_whether_it_looks(evidence: Evidence) -> bool:
     dependence = evidence.beside.dependence
-    return dependence is not None and bool(dependence.figures or dependence.looks is not None)
+    if dependence is None:
+        return False
+    return bool(dependence.figures or dependence.hardly or dependence.looks is not None)
 
 
 def measures(card: Scorecard) -> list[Measure]:

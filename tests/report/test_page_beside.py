@@ -120,6 +120,7 @@ def test_a_model_that_hardly_looks_is_no_green_box(tmp_path: Path) -> None:
     first = text.index("The image gives few of its right answers. The verdict: hardly looks at the image")
     assert first < text.index("Verdict")
     assert text.index("The text alone gives answers away") < text.index("Verdict")
+    assert "was not measured" not in text
     assert f'<div class="box undecided">\n<p class="verdict">! {verdict}</p>' in html
     (run / "dependence.json").write_text(json.dumps({"verdict": "looks at the image", "looks": True}))
     html = render(evidence(run))
