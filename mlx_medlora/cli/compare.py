@@ -39,7 +39,8 @@ def compare(
     """Compare runs on the same cases, each with the first.
 
     McNemar's exact test with the cases won and lost, and the difference of accuracies with its interval.
-    Runs on other cases are refused. Writes comparison.json. Research tool, not a medical device.
+    Warns of runs whose adapter, epoch or threshold was chosen on these very cases. Runs on other cases are
+    refused. Writes comparison.json. Research tool, not a medical device.
     """
     out.use_json(json)
     from mlx_medlora.evaluation.comparing import COMPARISON, compare, write_comparison
@@ -50,6 +51,9 @@ def compare(
     _refuse_other_file(path)
     found = compare([read_run(run) for run in runs])
     write_comparison(path, found)
+    for one in found.runs:
+        for warning in one.warnings:
+            out.warning(f"{one.name}: {warning}")
     lists = [
         f"{pair.second} {word}: {', '.join(ids)}"
         for pair in found.pairs

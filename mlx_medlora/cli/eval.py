@@ -93,7 +93,7 @@ def evaluate(
         bool,
         typer.Option(
             "--dependence",
-            help="Does it look? Ask four times more: image blanked, another case's, no finding, no text.",
+            help="Does it look? Ask four times more: image blanked, an opposite case's, no finding, no text.",
         ),
     ] = False,
     suite: Annotated[

@@ -96,7 +96,7 @@ def look(
     """Ask again as `looking` wants; `decide` puts the operating point's threshold to new answers."""
     from mlx_medlora.evaluation.dependence import measure_dependence
     from mlx_medlora.evaluation.occlusion import occlude
-    from mlx_medlora.evaluation.saying import NOT_MEASURED
+    from mlx_medlora.evaluation.saying import NOT_MEASURED, warnings_of
 
     def answer(altered: Dataset, name: str) -> list[Prediction]:
         found = session.answer(altered, split, f"asking again, {name}", batch_size=batch_size)
@@ -107,6 +107,8 @@ def look(
         if looking.dependence
         else NOT_MEASURED
     )
+    for warning in warnings_of(found):
+        out.warning(f"does it look? The verdict: {warning}")
     occluded: list[Occluded] = []
     for case in looking.cases:
         with out.progress(f"occluding {case.id}") as step:

@@ -56,7 +56,13 @@ def blanked(source: Dataset, cases: Sequence[Case], blank: Path) -> Altered:
     return Altered(source, cases, {case.id: (blank,) * len(case.image_paths) for case in cases})
 
 
-def swapped(source: Dataset, cases: Sequence[Case], seed: int = 0) -> Altered:
+class Swapped(Altered):
+    """Cases with the images of others; `alike` of those others have the same right answer."""
+
+    alike: int = 0
+
+
+def swapped(source: Dataset, cases: Sequence[Case], seed: int = 0) -> Swapped:
     """The cases with another case's images; those for which there are no others are left out.
 
     They come from a case of the same modality and the other right answer where there is one with other
@@ -73,7 +79,9 @@ def swapped(source: Dataset, cases: Sequence[Case], seed: int = 0) -> Altered:
         for case, donor in chosen
         if donor is not None
     }
-    return Altered(source, [case for case in cases if case.id in images], images)
+    found = Swapped(source, [case for case in cases if case.id in images], images)
+    found.alike = sum(donor is not None and donor.label == case.label for case, donor in chosen)
+    return found
 
 
 class _Donors:

@@ -9,17 +9,18 @@ import numpy as np
 
 from mlx_medlora.errors import InputError
 from mlx_medlora.evaluation import bootstrap
-from mlx_medlora.evaluation.bootstrap import percentile
-from mlx_medlora.evaluation.intervals import LEVEL, Interval, wilson
-from mlx_medlora.evaluation.results import NOTICE, Comparison, Measure, Paired, RunSummary
+from mlx_medlora.evaluation.cautions import cautions
+from mlx_medlora.evaluation.intervals import LEVEL
+from mlx_medlora.evaluation.paired import newcombe, paired_difference
+from mlx_medlora.evaluation.results import NOTICE, Comparison, Paired, RunSummary
 from mlx_medlora.evaluation.runs import Run
-from mlx_medlora.evaluation.shares import union
-from mlx_medlora.evaluation.tally import Bools, Ints, Tally
+from mlx_medlora.evaluation.tally import Tally
 from mlx_medlora.files import atomic_file, write_json
 
 SWAPS = 9_999
 COMPARISON = "comparison.json"
-DIFFERENCE = "accuracy of the second run less that of the first, on the same cases"
+
+__all__ = ["COMPARISON", "compare", "holm", "mcnemar", "newcombe", "paired_difference", "write_comparison"]
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
@@ -34,14 +35,16 @@ def compare(runs: Sequence[Run]) -> Comparison:
         _refuse_other_cases(first, other)
     names = _names([run.directory for run in runs])
     found = [_paired(first, other, names[0], name) for other, name in zip(others, names[1:], strict=True)]
+    summaries = [_summary(run, name) for run, name in zip(runs, names, strict=True)]
+    warned = {run.name for run in summaries if run.warnings}
     adjusted = holm([pair.p_value if pair.p_patients is None else pair.p_patients for pair in found])
     return Comparison(
         n=first.scorecard.n,
         split=str(first.scorecard.about.get("split")),
         split_sha256=str(first.scorecard.about.get("split_sha256")),
-        runs=[_summary(run, name) for run, name in zip(runs, names, strict=True)],
+        runs=summaries,
         pairs=[
-            pair.model_copy(update={"p_adjusted": p, "sentence": _sentence(pair, p)})
+            pair.model_copy(update={"p_adjusted": p, "sentence": _sentence(pair, p) + _mind(pair, warned)})
             for pair, p in zip(found, adjusted, strict=True)
         ],
         notice=NOTICE,
@@ -71,65 +74,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
         found[place] = largest
     return found
-
-
-def newcombe(both: int, won: int, lost: int, neither: int, level: float = LEVEL) -> Interval:
-    """Interval of a difference of two shares of the same cases, second less first.
-
-    Newcombe 1998, paired data, method 10: Wilson's bounds of either share, put together with their
-    correlation. `won` counts the cases that only the second has.
-    """
-    n = both + won + lost + neither
-    second, first = both + won, both + lost
-    a, b = wilson(second, n, level), wilson(first, n, level)
-    assert a is not None
-    assert b is not None
-    below = float(second) * (n - second) * first * (n - first)
-    cross = float(both * neither - won * lost)
-    if cross > 0:
-        cross = max(cross - n / 2, 0.0)  # continuity, as the paper's method 10 has it
-    phi = cross / below**0.5 if below else 0.0
-    p, q = second / n, first / n
-    down, up = (p - a[0], b[1] - q), (a[1] - p, q - b[0])
-    low, high = ((x * x - 2 * phi * x * y + y * y) for x, y in (down, up))
-    return max(-1.0, p - q - max(low, 0.0) ** 0.5), min(1.0, p - q + max(high, 0.0) ** 0.5)
-
-
-def paired_difference(
-    first: Bools, second: Bools, patient: Ints, *, name: str = "difference", meaning: str = DIFFERENCE
-) -> Measure:
-    """The share that is right in `second` (N,) less that in `first`, of the same cases.
-
-    `patient` (N,) are numbers from 0. Where patients repeat, the interval is no narrower than by resampling
-    them. Raises ValueError without cases.
-    """
-    if not len(first):
-        raise ValueError("a difference takes at least one case")
-    won, lost = int((second & ~first).sum()), int((first & ~second).sum())
-    both, neither = int((first & second).sum()), int((~first & ~second).sum())
-    plain = newcombe(both, won, lost, neither)
-    interval: Interval | None = plain
-    method: str | None = "Newcombe, paired"
-    reason = None
-    sizes = np.bincount(patient)
-    if sizes.max() > 1:
-        interval, method, reason = None, None, bootstrap.FEW
-        if len(sizes) >= bootstrap.LEAST:
-            steps = second.astype(np.float64) - first
-            sums, weighed = np.bincount(patient, steps), sizes.astype(np.float64)
-            values = [(w @ sums) / (w @ weighed) for w in bootstrap.weights(len(sizes))]
-            drawn, reason = percentile(np.concatenate(values))
-            if drawn is not None:
-                interval, method = union(plain, drawn), "bootstrap over patients, at least Newcombe"
-    return Measure(
-        name=name,
-        value=(won - lost) / len(first),
-        n=len(first),
-        meaning=meaning,
-        interval=interval,
-        interval_method=method,
-        reason=reason,
-    )
 
 
 def _paired(first: Run, second: Run, name: str, other: str) -> Paired:
@@ -188,6 +132,12 @@ def _sentence(pair: Paired, p: float) -> str:
     return f"{pair.second} is {word} than {pair.first}: {counts}, p = {p:.3g}"
 
 
+def _mind(pair: Paired, warned: set[str]) -> str:
+    """Which of the two runs stands under a warning that the test knows nothing of."""
+    names = [name for name in (pair.first, pair.second) if name in warned]
+    return f". The test knows nothing of the warnings on {' and '.join(names)}" if names else ""
+
+
 def _though(pair: Paired) -> str:
     """What to make of an interval that leaves 0 out where the test sees no difference."""
     low, high = pair.difference.interval or (0.0, 0.0)
@@ -205,6 +155,7 @@ def _summary(run: Run, name: str) -> RunSummary:
         accuracy=card.accuracy,
         accuracy_interval=card.accuracy_interval,
         measures=card.measures,
+        warnings=cautions(run),
     )
 
 

@@ -1,30 +1,33 @@
 """Does the model look? The same cases asked again without what it should look at.
 
-Each pass answers the whole split: images blanked, images of other cases, the text's finding removed, all
-text removed. What the accuracy loses without the image is what came from it. Letters: N cases.
+Each pass answers the whole split: images blanked, images of cases with the other right answer, the text's
+finding removed, all text removed. What is lost without the image is what came from it. Letters: N cases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from mlx_medlora.cases.card import Label
 from mlx_medlora.cases.dataset import Dataset
 from mlx_medlora.cases.schema import Case
 from mlx_medlora.errors import InputError
 from mlx_medlora.evaluation.altered import (
     Altered,
+    Swapped,
     blank_image,
     blanked,
     finding_removed,
     swapped,
     text_removed,
 )
-from mlx_medlora.evaluation.comparing import paired_difference
 from mlx_medlora.evaluation.flags import share
+from mlx_medlora.evaluation.paired import balanced_difference, balanced_share, paired_difference
 from mlx_medlora.evaluation.results import Dependence, Measure, Prediction
 from mlx_medlora.evaluation.saying import Evidence, conclude
 from mlx_medlora.evaluation.tally import patient_numbers
@@ -38,19 +41,39 @@ FEWEST = 5  # cases of either pass from which that is concluded: the image may n
 WITHIN = {
     "accuracy": "the share of cases answered rightly, of those with an image",
     "accuracy_blanked": "the same, with every image replaced by an even grey",
-    "accuracy_swapped": "the same, with each case shown another case's image",
+    "accuracy_swapped": "the same, with each case shown the image of one with the other right answer, if any",
     "accuracy_without_finding": "the same, with the finding taken out of the text",
     "accuracy_image_alone": "the same, with no text but the instruction",
 }
 GAINS = {
     "from_image": "accuracy less accuracy with the images blanked: what the image gives",
-    "from_this_image": "accuracy less accuracy with another case's image: what the case's own image gives",
+    "from_this_image": (
+        "accuracy less accuracy with the image of a case with the other right answer: what it costs to be "
+        "shown the opposite"
+    ),
     "from_text": "accuracy with the images blanked less that of the commoner answer: what text alone gives",
     "from_finding": "accuracy less accuracy without the text's finding: what the finding in the text gives",
 }
 CHANGED = {
     "changed_blanked": "the share of cases answered otherwise when the image is blanked",
-    "changed_swapped": "the share of cases answered otherwise with another case's image",
+    "changed_swapped": (
+        "the share of cases answered otherwise with the image of a case with the other right answer"
+    ),
+}
+BALANCED = {
+    "balanced_accuracy": "the mean of sensitivity and specificity, of the cases with an image",
+    "balanced_accuracy_blanked": "the same mean, with the images blanked",
+    "balanced_accuracy_swapped": "the same mean, with images of cases with the other right answer, if any",
+}
+BALANCED_GAINS = {
+    "from_image": (
+        "balanced accuracy less that with the images blanked: what the image gives; the verdict rests on it"
+    ),
+    "from_this_image": (
+        "balanced accuracy less that with the image of a case with the other right answer: what it costs to "
+        "be shown the opposite; the verdict rests on it too"
+    ),
+    "from_text": "balanced accuracy with the images blanked less one half, which always saying the same has",
 }
 PRIOR = "the share of cases whose right answer is the commoner one: what knowing nothing else gives"
 SHIFT = "mean change of the probability of ERROR when the image is blanked or swapped, whichever is more"
@@ -63,10 +86,16 @@ class _Pass:
     name: str
     plain: list[Prediction]
     asked: list[Prediction]
+    alike: int = 0  # of the swapped images, those of cases with the same right answer
 
     def right(self, which: str) -> np.ndarray:
         """(N,) whether they are right."""
         return np.array([p.correct for p in getattr(self, which)], bool)
+
+    @property
+    def error(self) -> np.ndarray:
+        """(N,) whether the right answer is ERROR."""
+        return np.array([p.label == "ERROR" for p in self.plain], bool)
 
     @property
     def patient(self) -> np.ndarray:
@@ -113,7 +142,8 @@ def _all_cases(dataset: Dataset, split: str) -> list[Case]:
 def _ask(answer: Answer, name: str, altered: Altered, split: str, plain: Sequence[Prediction]) -> _Pass:
     held = {case.id for case in altered.cases(split)}
     rows = list(answer(altered, name.replace("_", " "))) if held else []
-    return _Pass(name, [p for p in plain if p.id in held], rows)
+    alike = altered.alike if isinstance(altered, Swapped) else 0
+    return _Pass(name, [p for p in plain if p.id in held], rows, alike)
 
 
 def _evidence(plain: list[Prediction], passes: dict[str, _Pass], everything: Sequence[Case]) -> Evidence:
@@ -123,7 +153,7 @@ def _evidence(plain: list[Prediction], passes: dict[str, _Pass], everything: Seq
     for name, one in passes.items():
         key = f"accuracy_{name}"
         figures[key] = share(key, WITHIN[key], one.right("asked"), one.patient)
-    error = np.array([p.label == "ERROR" for p in plain], bool)
+    error = whole.error
     common = error == (error.mean() >= 0.5)
     figures["label_prior"] = _fixed("label_prior", PRIOR, float(common.mean()), len(plain), int(common.sum()))
     text = passes["blanked"]
@@ -132,6 +162,8 @@ def _evidence(plain: list[Prediction], passes: dict[str, _Pass], everything: Seq
         common, text.right("asked"), text.patient, name="from_text", meaning=GAINS["from_text"]
     )
     figures["from_finding"] = _gain("from_finding", passes["without_finding"])
+    if error.any() and not error.all():
+        figures |= {m.name: m for m in _balanced(whole, text, passes["swapped"])}
     for name in ("blanked", "swapped"):
         one, key = passes[name], f"changed_{name}"
         other = [a.predicted != b.predicted for a, b in zip(one.plain, one.asked, strict=True)]
@@ -142,7 +174,31 @@ def _evidence(plain: list[Prediction], passes: dict[str, _Pass], everything: Seq
     words = probe_words(everything)
     figures |= {m.name: m for m in (words.accuracy, words.gain)}
     unmoved = all(len(move) >= FEWEST and float(move.max()) < UNMOVED for move in moves)
-    return Evidence(figures, unmoved, words.words, "ERROR" if error.mean() >= 0.5 else "CORRECT")
+    commoner: Label = "ERROR" if error.mean() >= 0.5 else "CORRECT"
+    return Evidence(figures, unmoved, words.words, commoner, passes["swapped"].alike)
+
+
+def _balanced(whole: _Pass, blanked: _Pass, swapped: _Pass) -> Iterator[Measure]:
+    """The figures that few errors among many cases do not hide."""
+    for (key, meaning), one in zip(BALANCED.items(), (whole, blanked, swapped), strict=True):
+        yield _of_both(one, key, meaning, balanced_share, one.right("asked"))
+    for name, one in (("from_image", blanked), ("from_this_image", swapped)):
+        rights = one.right("asked"), one.right("plain")
+        yield _of_both(one, f"balanced_{name}", BALANCED_GAINS[name], balanced_difference, *rights)
+    above_half = partial(balanced_share, less=0.5)
+    key, meaning = "balanced_from_text", BALANCED_GAINS["from_text"]
+    yield _of_both(blanked, key, meaning, above_half, blanked.right("asked"))
+
+
+def _of_both(
+    one: _Pass, name: str, meaning: str, make: Callable[..., Measure], *rights: np.ndarray
+) -> Measure:
+    """`make` of a pass that has cases of both right answers."""
+    error = one.error
+    if not len(error) or error.all() or not error.any():
+        reason = "no cases of both right answers could be asked so"
+        return Measure(name=name, value=None, n=len(error), meaning=meaning, reason=reason)
+    return make(*rights, error, one.patient, name=name, meaning=meaning)
 
 
 def _gain(name: str, one: _Pass) -> Measure:

@@ -41,15 +41,27 @@ class Occlusion(_Open):
 class Dependence(_Open):
     """`dependence.json`: whether the answers come from the image, and whether the text gives them away.
 
-    `looks` and `shortcut` are None where these cases cannot tell.
+    `looks` and `shortcut` are None where these cases cannot tell; `hardly` where the image gives something,
+    and little.
     """
 
     verdict: str
     looks: bool | None = None
     shortcut: bool | None = None
+    hardly: bool = False
     sentences: list[str] = []
     figures: list[Measure] = []
     occlusion: list[Occlusion] = []
+
+    @property
+    def box(self) -> str:
+        """How the verdict is shown: `pass`, `fail` or, where it is neither, `undecided`."""
+        return "undecided" if self.looks is None else "pass" if self.looks else "fail"
+
+    @property
+    def sign(self) -> str:
+        """What stands before the verdict: a warning is no question."""
+        return "!" if self.hardly else {"pass": "✓", "fail": "✗"}.get(self.box, "?")
 
 
 class Finding(_Open):

@@ -75,6 +75,8 @@ def alerts(evidence: Evidence) -> list[str]:
     dependence, health = evidence.beside.dependence, evidence.beside.health
     if dependence is not None and dependence.looks is False:
         found.append(f"The image does not carry its right answers. The verdict: {plain(dependence.verdict)}.")
+    if dependence is not None and dependence.hardly:
+        found.append(f"The image gives few of its right answers. The verdict: {plain(dependence.verdict)}.")
     if dependence is not None and dependence.shortcut:
         found.append("The text alone gives answers away: what looks like seeing may be reading.")
     if evidence.trained_on_these:
@@ -105,7 +107,9 @@ def notices(evidence: Evidence) -> list[str]:
 
 def _asked_whether_it_looks(evidence: Evidence) -> bool:
     dependence = evidence.beside.dependence
-    return dependence is not None and bool(dependence.figures or dependence.looks is not None)
+    if dependence is None:
+        return False
+    return bool(dependence.figures or dependence.hardly or dependence.looks is not None)
 
 
 def measures(card: Scorecard) -> list[Measure]:

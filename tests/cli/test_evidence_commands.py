@@ -252,3 +252,11 @@ def test_for_people(
     said = capsys.readouterr().out
     for wanted in ("Temperature", "Valid treatments flagged", "Note: these cases chose the threshold"):
         assert wanted in said
+    assert run([str(a) for a in ["eval", *tuned, "--output", tmp_path / "chosen"]]) == 0
+    capsys.readouterr()
+    assert run([str(a) for a in ["compare", tmp_path / "base", tmp_path / "chosen"]]) == 0
+    told = capsys.readouterr()
+    warning = "chosen: its threshold was chosen on these very cases: new cases will do worse"
+    assert f"Warning: {warning}" in told.err
+    assert "Warning: base: " not in told.err
+    assert "The test knows nothing of the warnings on chosen" in told.out

@@ -86,6 +86,28 @@ def test_passes_are_decided_by_the_operating_point(
     capsys.readouterr()
 
 
+def test_what_must_not_be_overlooked_is_a_warning(
+    tiny_medgemma: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    verdict = "hardly looks at the image; the text gives answers away"
+    for number, (looks, hardly, shortcut) in enumerate([(None, True, True), (True, False, False)]):
+        found = Dependence(
+            verdict=verdict, sentences=["A."], figures=[], looks=looks, hardly=hardly, shortcut=shortcut
+        )
+        monkeypatch.setattr(
+            "mlx_medlora.evaluation.dependence.measure_dependence", lambda *_, found=found: found
+        )
+        arguments = ["eval", "--model", tiny_medgemma, "--data", data, "--dependence", "--json"]
+        assert run(list(map(str, [*arguments, "--output", tmp_path / str(number)]))) == 0
+        told = capsys.readouterr()
+        assert (f"Warning: does it look? The verdict: {verdict}" in told.err) == hardly
+        shown = json.loads(told.out)["dependence"]
+        assert (shown["looks"], shown["hardly"]) == (looks, hardly)
+        written = Dependence.model_validate_json((tmp_path / str(number) / "dependence.json").read_text())
+        assert written == found
+
+
 def test_flags_that_cannot_be_followed_are_named_before_the_model_loads(
     tiny_medgemma: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

@@ -20,7 +20,6 @@ from mlx_medlora.evaluation.dependence import _all_cases, measure_dependence
 from mlx_medlora.evaluation.flags import share
 from mlx_medlora.evaluation.results import Dependence, Measure, Prediction
 from mlx_medlora.evaluation.runner import evaluate
-from mlx_medlora.evaluation.saying import Evidence, conclude
 from mlx_medlora.evaluation.tally import Tally, patient_numbers
 from mlx_medlora.evaluation.words import probe_words
 from mlx_medlora.features.settings import FeatureSettings
@@ -98,6 +97,11 @@ def test_a_model_that_looks(tiny_medgemma: Path, phantoms: Path) -> None:
     assert blanked is not None
     assert gain == pytest.approx(accuracy - blanked)
     assert found.sentences[0].startswith("It looks: the image gives +")
+    assert (
+        "of balanced accuracy, and the image of a case with the other right answer costs "
+        in (found.sentences[0])
+    )
+    assert "with the image of a case with the other right answer" in found.sentences[1]
     assert Dependence.model_validate_json(found.model_dump_json()) == found
 
 
@@ -128,8 +132,10 @@ def test_a_model_that_learned_a_planted_word_is_caught(
     assert shown["accuracy"].value >= 0.9  # as good a model as any, by its accuracy
     assert (found.looks, found.shortcut) == (False, True)
     assert found.verdict == "its accuracy does not come from the image; the text gives answers away"
-    assert shown["from_text"].interval is not None
-    assert shown["from_text"].interval[0] > 0.2
+    for name in ("from_text", "balanced_from_text"):
+        interval = shown[name].interval
+        assert interval is not None
+        assert interval[0] > 0.2
     assert any(sentence.startswith("Shortcut: without seeing") for sentence in found.sentences)
 
 
@@ -213,6 +219,9 @@ def test_everyone_gets_another_s_image(phantoms: Path) -> None:
     one = dataset.image_files(cases[0])[0]
     alike = Altered(dataset, cases, dict.fromkeys((case.id for case in cases), (one,)))
     assert swapped(alike, cases).cases("test") == []  # all show the same image: there is no other
+    assert found.alike == 0
+    errors = [case for case in cases if case.label == "ERROR"]
+    assert swapped(dataset, errors).alike == len(errors)
 
 
 def test_the_blank_is_nothing_to_the_tower(tiny_medgemma: Path) -> None:
@@ -265,54 +274,6 @@ def test_without_images_there_is_nothing_to_blank(tiny_medgemma: Path, phantoms:
     bare = Altered(dataset, cases, {case.id: () for case in cases})
     with pytest.raises(InputError, match="no case of 'val' has an image"):
         measure_dependence(lambda *_: [], encoder, bare, "val", [])
-
-
-def gain(name: str, value: float, low: float, high: float) -> Measure:
-    return Measure(name=name, value=value, n=100, meaning="", interval=(low, high))
-
-
-def evidence(image: tuple[float, float], this: tuple[float, float] | None, text: tuple[float, float],
-             words: tuple[float, float], unmoved: bool = False) -> Evidence:  # fmt: skip
-    known = {
-        "from_image": gain("from_image", sum(image) / 2, *image),
-        "from_this_image": Measure(name="from_this_image", value=None, n=0, meaning="", reason="no")
-        if this is None
-        else gain("from_this_image", sum(this) / 2, *this),
-        "from_text": gain("from_text", sum(text) / 2, *text),
-        "words_gain": gain("words_gain", sum(words) / 2, *words),
-    }
-    others = (
-        "accuracy", "accuracy_blanked", "accuracy_swapped", "accuracy_without_finding",
-        "accuracy_image_alone", "label_prior", "changed_blanked", "words_accuracy",
-    )  # fmt: skip
-    known |= {name: gain(name, 0.5, 0.4, 0.6) for name in others}
-    return Evidence(known, unmoved, (), "ERROR")
-
-
-NONE, WIDE, MUCH = (-0.02, 0.02), (-0.2, 0.3), (0.3, 0.5)
-
-
-@pytest.mark.parametrize(
-    ("given", "looks", "shortcut"),
-    [
-        (evidence(MUCH, MUCH, NONE, NONE), True, False),
-        (evidence(MUCH, None, NONE, NONE), True, False),  # one image serves all cases
-        (evidence(MUCH, NONE, NONE, NONE), False, False),  # any image will do
-        (evidence(NONE, MUCH, NONE, NONE), False, False),
-        (evidence(WIDE, WIDE, NONE, WIDE), None, None),
-        (evidence(MUCH, WIDE, NONE, MUCH), None, True),
-        (evidence(WIDE, WIDE, MUCH, NONE), None, True),
-        (evidence(WIDE, WIDE, NONE, NONE, unmoved=True), False, False),
-        (evidence((0.01, 0.08), (0.01, 0.08), NONE, NONE), True, False),  # little, but shown
-    ],
-)
-def test_undecided_is_said_where_the_intervals_leave_it_open(
-    given: Evidence, looks: bool | None, shortcut: bool | None
-) -> None:
-    found = conclude(given, left_out=3)
-    assert (found.looks, found.shortcut) == (looks, shortcut)
-    assert found.verdict.endswith("; the text gives answers away") == bool(shortcut)
-    assert found.sentences[-1] == "3 cases without an image were left out."
 
 
 def test_a_share_is_that_of_the_scorecard() -> None:

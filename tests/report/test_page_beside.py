@@ -16,7 +16,7 @@ from mlx_medlora.evaluation.comparing import compare, write_comparison
 from mlx_medlora.evaluation.results import AppliedPoint, Measure
 from mlx_medlora.evaluation.runs import read_run
 from mlx_medlora.report.page import render
-from mlx_medlora.report.sources import gather
+from mlx_medlora.report.sources import Options, gather
 
 
 def test_a_dataset_that_is_gone(tmp_path: Path) -> None:
@@ -110,6 +110,26 @@ def test_what_was_not_looked_into_is_said_first(tmp_path: Path) -> None:
     assert "is not where it was" not in text
 
 
+def test_a_model_that_hardly_looks_is_no_green_box(tmp_path: Path) -> None:
+    run = usual(tmp_path)
+    verdict = "hardly looks at the image; the text gives answers away"
+    told = {"verdict": verdict, "looks": None, "hardly": True, "shortcut": True}
+    (run / "dependence.json").write_text(json.dumps(told))
+    html = render(evidence(run))
+    text = seen(html)
+    first = text.index("The image gives few of its right answers. The verdict: hardly looks at the image")
+    assert first < text.index("Verdict")
+    assert text.index("The text alone gives answers away") < text.index("Verdict")
+    assert "was not measured" not in text
+    assert f'<div class="box undecided">\n<p class="verdict">! {verdict}</p>' in html
+    (run / "dependence.json").write_text(json.dumps({"verdict": "looks at the image", "looks": True}))
+    html = render(evidence(run))
+    assert '<div class="box pass">\n<p class="verdict">✓ looks at the image</p>' in html
+    assert 'id="alerts"' not in html
+    (run / "dependence.json").write_text(json.dumps({"verdict": "undecided whether it looks"}))
+    assert '<p class="verdict">? undecided whether it looks</p>' in render(evidence(run))
+
+
 def test_answers_to_other_cases_are_not_put_beside_these(tmp_path: Path) -> None:
     run = usual(tmp_path)
     path = run / "predictions.jsonl"
@@ -168,6 +188,24 @@ def test_a_comparison(tmp_path: Path) -> None:
     assert pair.lost
     write_comparison(run / "comparison.json", comparison.model_copy(update={"split_sha256": "another"}))
     assert "Compared with other runs" not in render(evidence(run))
+
+
+def test_a_comparison_carries_each_run_s_warnings(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    run = usual(tmp_path, adapter=str(adapter))
+    other = write_run(tmp_path / "other", tmp_path / "data", [0.9] * 60)
+    sha = read_run(run).scorecard.about["split_sha256"]
+    (adapter / "run.json").write_text(json.dumps({"data": {"val": {"sha256": sha}}}))
+    comparison = compare([read_run(other), read_run(run)])
+    html = render(gather(read_run(run), comparison=comparison))
+    text = seen(html)
+    said = "! run : its adapter's epoch was chosen by these very cases: new cases will do worse."
+    assert text.index("Compared with other runs") < text.index(said)
+    assert f"{comparison.pairs[0].sentence}" in text
+    assert "The test knows nothing of the warnings on run" in text
+    redacted = seen(render(gather(read_run(run), comparison=comparison), Options(redact=True)))
+    assert said in redacted
 
 
 def test_a_map_outside_the_run_is_not_taken(tmp_path: Path) -> None:

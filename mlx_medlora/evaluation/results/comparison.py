@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from mlx_medlora.evaluation.results.measures import Interval, Measure
 from mlx_medlora.settings import StrictModel
 
 
 class RunSummary(StrictModel):
-    """One run of the table: its name there, where it lies, what it was (`about`) and its figures."""
+    """One run of the table: its name there, where it lies, what it was (`about`) and its figures.
+
+    `warnings` say what speaks against those figures: cases that its adapter, epoch or threshold has seen.
+    """
 
     name: str
     directory: str
@@ -17,6 +22,7 @@ class RunSummary(StrictModel):
     accuracy: float | None
     accuracy_interval: Interval | None
     measures: dict[str, Measure]
+    warnings: list[str] = Field(default_factory=list)
 
 
 class Paired(StrictModel):

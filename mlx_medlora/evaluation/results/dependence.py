@@ -18,7 +18,8 @@ class OcclusionPicture(StrictModel):
 class Dependence(StrictModel):
     """`verdict` in a few words, `sentences` for people, the most important first.
 
-    `looks`: the accuracy comes from the image; False where it does not, None where these cases cannot tell.
+    `looks`: the accuracy comes from the image; False where it does not, None where these cases cannot tell
+    or where it is `hardly`: the image's share is shown to be there and shown to be small.
     `shortcut`: the text alone gives the answer away, to this model or to a count of its words.
     """
 
@@ -27,4 +28,5 @@ class Dependence(StrictModel):
     figures: list[Measure]
     looks: bool | None
     shortcut: bool | None
+    hardly: bool = False
     occlusion: list[OcclusionPicture] = Field(default_factory=list)
