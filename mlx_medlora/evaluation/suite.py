@@ -26,6 +26,7 @@ from mlx_medlora.evaluation.results import (
     Verdict,
 )
 from mlx_medlora.evaluation.results.suite import ALL
+from mlx_medlora.evaluation.shown import NO_SHARES, ranged
 from mlx_medlora.evaluation.tally import patient_numbers
 
 MORE = "accuracy of the model less that of the baseline, on the same cases"
@@ -104,9 +105,9 @@ def _cell(cell: GateResult) -> str:
     """`tpr undecided, 100.0 % (92.9-100.0) of 50, about 73 would decide`."""
     if cell.value is None or cell.interval is None:
         return f"{cell.measure} {cell.verdict}, {cell.reason}"
-    low, high = (f"{100 * bound:.1f}" for bound in cell.interval)
     needed = "" if cell.needed is None else f", about {cell.needed} would decide"
-    return f"{cell.measure} {cell.verdict}, {100 * cell.value:.1f} % ({low}-{high}) of {cell.n}{needed}"
+    figure = ranged(cell.value, cell.interval, share=cell.measure not in NO_SHARES)
+    return f"{cell.measure} {cell.verdict}, {figure} of {cell.n}{needed}"
 
 
 def _baselines(dataset: Dataset, split: str, predictions: Sequence[Prediction]) -> Iterator[Baseline]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mlx_medlora.evaluation.results import GateResult, Heatmaps
 from mlx_medlora.evaluation.results.suite import ALL
+from mlx_medlora.evaluation.shown import NO_SHARES, amount, bounds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -146,14 +147,14 @@ def _cell(axes: Axes, x: int, y: int, cell: GateResult | None) -> None:
 
 
 def _figures(cell: GateResult) -> list[str]:
-    """`98.0 %`, `(93.0-99.4)`, `n = 100`."""
+    """`98.0 %, n = 100` and `(93.0-99.4)`; without percent where it is no share."""
     if cell.value is None:
         return [f"n = {cell.n}"]
-    value = f"{100 * cell.value:.1f} %"
+    share = cell.measure not in NO_SHARES
+    value = amount(cell.value, share=share)
     if cell.interval is None:
         return [value, f"n = {cell.n}"]
-    low, high = (f"{100 * bound:.1f}" for bound in cell.interval)
-    return [f"{value}, n = {cell.n}", f"({low}-{high})"]
+    return [f"{value}, n = {cell.n}", f"({bounds(cell.interval, share=share)})"]
 
 
 def _labels(axes: Axes, found: Map) -> None:

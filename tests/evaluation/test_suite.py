@@ -123,6 +123,13 @@ def test_green_or_which_is_not(phantoms: Dataset) -> None:
     assert Suite.model_validate_json(made.model_dump_json()) == made
 
 
+def test_what_is_no_share_has_no_percent(phantoms: Dataset) -> None:
+    gates = [Gate(measure="mcc", at_least=0.99)]
+    made = suite(phantoms, answers(phantoms, lambda one: one.metadata.modality == "mri"), gates)
+    said = next(one for one in made.sentences if one.startswith("All modalities together: mcc fail, 0.5"))
+    assert "%" not in said
+
+
 def test_cells_are_the_scorecard_s_and_what_can_be_counted_by_hand(table: Make) -> None:
     predictions = [
         *table([("ERROR", "ERROR", 6), ("ERROR", "CORRECT", 2), ("CORRECT", "CORRECT", 9)]),

@@ -63,6 +63,15 @@ def test_cells_are_readable_without_colour(both: Heatmaps) -> None:
     assert boxes[2].get_linewidth() > 2 > boxes[0].get_linewidth()
 
 
+def test_what_is_no_share_has_no_percent() -> None:
+    mcc = cell("xray", "undecided", measure="mcc").model_copy(update={"value": 0.735, "rule": "at least 0.8"})
+    few = cell("mri", "pass").model_copy(update={"value": 2500 / 2501})
+    (only,) = maps(Heatmaps(by_metric=[mcc, few], by_error_type=[]))
+    said = texts(only)
+    assert "? undecided\n0.735, n = 50\n(0.812 to 0.950)" in said
+    assert "✓ pass\n> 99.9 %, n = 50\n(81.2-95.0)" in said
+
+
 def test_files_are_the_same_each_time(both: Heatmaps, tmp_path: Path) -> None:
     files = write_heatmaps(tmp_path / "a" / "b", both)
     again = write_heatmaps(tmp_path / "c", both)
