@@ -13,7 +13,7 @@ from mlx_medlora.cases.schema import Case
 from mlx_medlora.evaluation.baselines import HEURISTIC, answered_by, commoner, heuristic
 from mlx_medlora.evaluation.comparing import paired_difference
 from mlx_medlora.evaluation.gate import Gate
-from mlx_medlora.evaluation.heatmaps import heatmaps
+from mlx_medlora.evaluation.heatmaps import heatmaps, worst
 from mlx_medlora.evaluation.metrics import score
 from mlx_medlora.evaluation.results import (
     Baseline,
@@ -25,7 +25,6 @@ from mlx_medlora.evaluation.results import (
     Suite,
     Verdict,
 )
-from mlx_medlora.evaluation.results.suite import ALL
 from mlx_medlora.evaluation.shown import NO_SHARES, ranged
 from mlx_medlora.evaluation.tally import patient_numbers
 
@@ -38,7 +37,7 @@ def run_suite(
     """The suite on a split that was answered; `card` counts `predictions`."""
     cells = heatmaps(predictions, card, gates)
     by = _by_modality(cells)
-    modalities = {name: worst(held) for name, held in by.items() if name != ALL}
+    modalities = {name: _worst(held) for name, held in by.items() if name is not None}
     baselines = list(_baselines(dataset, split, predictions))
     return Suite(
         modalities=modalities,
@@ -49,11 +48,8 @@ def run_suite(
     )
 
 
-def worst(cells: Sequence[GateResult]) -> Verdict:
-    """`fail` where a cell fails, else `undecided` where one is, else `pass`."""
-    order: tuple[Verdict, ...] = ("fail", "undecided")
-    found = {cell.verdict for cell in cells}
-    return next((verdict for verdict in order if verdict in found), "pass")
+def _worst(cells: Sequence[GateResult]) -> Verdict:
+    return worst(cell.verdict for cell in cells)
 
 
 def _own(card: Scorecard) -> dict[str, list[GateResult]]:
@@ -65,16 +61,16 @@ def _own(card: Scorecard) -> dict[str, list[GateResult]]:
     return found
 
 
-def _by_modality(cells: Heatmaps) -> dict[str, list[GateResult]]:
-    """The metric cells of each modality, and of all."""
-    found: dict[str, list[GateResult]] = {}
+def _by_modality(cells: Heatmaps) -> dict[str | None, list[GateResult]]:
+    """The metric cells of each modality, and under None of all."""
+    found: dict[str | None, list[GateResult]] = {}
     for cell in cells.by_metric:
-        found.setdefault((cell.group or {})["modality"], []).append(cell)
+        found.setdefault((cell.group or {}).get("modality"), []).append(cell)
     return found
 
 
 def _sentences(
-    by: Mapping[str, Sequence[GateResult]],
+    by: Mapping[str | None, Sequence[GateResult]],
     modalities: Mapping[str, Verdict],
     own: Mapping[str, Sequence[GateResult]],
 ) -> Iterator[str]:
@@ -83,15 +79,15 @@ def _sentences(
         rules = ", ".join(
             dict.fromkeys(f"{cell.measure} {cell.rule}" for held in own.values() for cell in held)
         )
-        mine = _green({name: worst(held) for name, held in own.items()})
+        mine = _green({name: _worst(held) for name, held in own.items()})
         yield f"By the gates on each modality ({rules}) green: {mine}."
     yield f"Held against the gates on all cases too, green in every measure: {_green(modalities)}."
     for name, cells in by.items():
         unmet = [cell for cell in cells if cell.verdict != "pass"]
-        what = "All modalities together" if name == ALL else f"Not green: {name}"
+        what = "All modalities together" if name is None else f"Not green: {name}"
         if unmet:
             yield f"{what}: {'; '.join(_cell(cell) for cell in unmet)}."
-        elif name == ALL:
+        elif name is None:
             yield f"{what}: every measure passes."
 
 

@@ -130,6 +130,69 @@ def test_what_is_no_share_has_no_percent(phantoms: Dataset) -> None:
     assert "%" not in said
 
 
+def modality_of(cell: GateResult) -> str:
+    """Its row; `all` of all together."""
+    return (cell.group or {}).get("modality", "all")
+
+
+def test_of_several_gates_on_a_measure_the_worst_is_shown(table: Make) -> None:
+    predictions = table([("ERROR", "ERROR", 45), ("ERROR", "CORRECT", 5), ("CORRECT", "CORRECT", 45)])
+    predictions += table([("CORRECT", "ERROR", 5)])
+    easy, hard = (Gate(measure="accuracy", at_least=limit, each="modality") for limit in (0.5, 0.95))
+    whole = Gate(measure="accuracy", at_least=0.1)
+    only = Gate(measure="accuracy", at_least=0.2, only={"modality": "xray"})
+    card = score(predictions)
+    for gates in ([easy, hard, whole], [hard, easy, whole], [only, easy, hard, whole]):
+        found = {modality_of(c): c for c in heatmaps(predictions, card, gates).by_metric}
+        assert (found["xray"].verdict, found["xray"].rule) == ("fail", "at least 95 %")
+        assert (found["all"].verdict, found["all"].rule) == ("pass", "at least 10 %")
+        made = run_suite(Stub(), "test", predictions, card, gates)  # type: ignore[arg-type]
+        assert made.modalities == {"xray": "fail"}
+    # two that pass: the harder stands there; two names of one measure: one column
+    both = [Gate(measure="tnr", at_least=0.1), Gate(measure="sensitivity", at_least=0.6)]
+    both += [Gate(measure="fpr", under=0.9), Gate(measure="fpr", under=0.3)]
+    shown = {(modality_of(c), c.measure): c.rule for c in heatmaps(predictions, card, both).by_metric}
+    assert shown == {
+        (row, measure): rule
+        for row in ("xray", "all")
+        for measure, rule in (("tnr", "at least 60 %"), ("fpr", "under 30 %"))
+    }
+
+
+class Stub:
+    """A dataset whose cases do not matter."""
+
+    def __init__(self, **splits: list[Case]) -> None:
+        self._splits = splits
+
+    def splits(self) -> list[str]:
+        return list(self._splits)
+
+    def cases(self, split: str) -> list[Case]:
+        return self._splits.get(split) or [case("a", "b", "ERROR")] * 50 + [case("a", "b")] * 50
+
+
+def test_a_modality_named_all_has_a_row_of_its_own(table: Make) -> None:
+    predictions = table([("ERROR", "ERROR", 1)], modality="all")
+    predictions += table([("CORRECT", "ERROR", 1)], modality="xray")
+    found = heatmaps(predictions, score(predictions), card_gates())
+    assert [(c.group, c.n) for c in found.by_metric if c.measure == "accuracy"] == [
+        ({"modality": "all"}, 1), ({"modality": "xray"}, 1), (None, 2),
+    ]  # fmt: skip
+    kinds = [(c.group, c.n) for c in found.by_error_type]
+    assert ({"modality": "all", "error_type": "overtreatment"}, 1) in kinds
+    assert ({"error_type": "overtreatment"}, 1) in kinds
+
+
+def test_an_error_without_a_type_is_no_valid_treatment(table: Make) -> None:
+    predictions = table([("ERROR", "CORRECT", 3), ("CORRECT", "CORRECT", 4)], error_type="none")
+    found = heatmaps(predictions, score(predictions), card_gates()).by_error_type
+    whole = [c for c in found if c.group and "modality" not in c.group]
+    assert [((c.group or {})["error_type"], c.value, c.n) for c in whole] == [
+        ("not stated", 0.0, 3), ("none", 1.0, 4),
+    ]  # fmt: skip
+
+
 def test_cells_are_the_scorecard_s_and_what_can_be_counted_by_hand(table: Make) -> None:
     predictions = [
         *table([("ERROR", "ERROR", 6), ("ERROR", "CORRECT", 2), ("CORRECT", "CORRECT", 9)]),
@@ -137,7 +200,7 @@ def test_cells_are_the_scorecard_s_and_what_can_be_counted_by_hand(table: Make) 
     ]
     card = score(predictions)
     found = heatmaps(predictions, card, card_gates())
-    cells = {(c.group["modality"], c.measure): c for c in found.by_metric if c.group}
+    cells = {(modality_of(c), c.measure): c for c in found.by_metric}
     assert set(cells) == {
         (row, m) for row in ("xray", "mri", "all") for m in ("accuracy", "tpr", "tnr", "fpr")
     }
@@ -148,7 +211,7 @@ def test_cells_are_the_scorecard_s_and_what_can_be_counted_by_hand(table: Make) 
     assert (cells["xray", "accuracy"].at_least, cells["all", "accuracy"].at_least) == (0.85, 0.90)
 
     kinds: dict[tuple[str, str], GateResult] = {
-        (c.group["modality"], c.group["error_type"]): c for c in found.by_error_type if c.group
+        (modality_of(c), c.group["error_type"]): c for c in found.by_error_type if c.group
     }
     assert (kinds["xray", "overtreatment"].value, kinds["xray", "overtreatment"].n) == (0.75, 8)
     assert (kinds["mri", "omission"].value, kinds["mri", "omission"].n) == (0.0, 3)  # unreadable: not found
@@ -172,9 +235,9 @@ def test_the_nearest_gate_is_taken(table: Make) -> None:
         Gate(measure="weighted_miss_rate", under=0.5),
     ]
     found = heatmaps(predictions, score(predictions), gates)
-    shown = {(c.group["modality"], c.measure): c.at_least for c in found.by_metric if c.group}
+    shown = {(modality_of(c), c.measure): c.at_least for c in found.by_metric}
     assert shown == {("mri", "sensitivity"): 0.8, ("xray", "sensitivity"): 0.7, ("all", "sensitivity"): 0.6}
-    kinds = {(c.group["modality"], c.group["error_type"]): c.at_least for c in found.by_error_type if c.group}
+    kinds = {(modality_of(c), c.group["error_type"]): c.at_least for c in found.by_error_type if c.group}
     assert kinds["mri", "overtreatment"] == 0.6
     assert kinds["mri", "none"] == 0.95  # no gate on valid treatments: the dataset card's
 
