@@ -99,8 +99,11 @@ def test_the_text_of_phantoms_tells_the_rules_nothing(phantoms: Dataset) -> None
     assert rules.difference.interval is not None
     assert rules.difference.interval[0] > 0.3
     assert made.sentences[-2].startswith("text heuristics (keyword rules: ERROR where")
-    assert "score 50.0 %; the model +50.0 points (+3" in made.sentences[-2]
-    assert "always ERROR, in train at least as common as the other" in made.sentences[-1]
+    assert (
+        "64 of 64 cases could be read; accuracy 50.0 % (38.1-61.9), 32 of 64; the model +50.0 points (+3"
+        in (made.sentences[-2])
+    )
+    assert "always ERROR, in train and in test at least as common as the other" in made.sentences[-1]
 
 
 def test_green_or_which_is_not(phantoms: Dataset) -> None:
@@ -170,6 +173,41 @@ class Stub:
 
     def cases(self, split: str) -> list[Case]:
         return self._splits.get(split) or [case("a", "b", "ERROR")] * 50 + [case("a", "b")] * 50
+
+
+def test_the_majority_is_that_of_training_and_of_these_cases(table: Make) -> None:
+    """Balanced training, 70 % CORRECT here: beating ERROR alone would be no feat."""
+    right, wrong = case("a", "b"), case("a", "b", "ERROR")
+    dataset = Stub(train=[right, wrong], test=[right] * 70 + [wrong] * 30)
+    predictions = table([("CORRECT", "CORRECT", 70), ("ERROR", "CORRECT", 30)])
+    card = score(predictions)
+    made = run_suite(dataset, "test", predictions, card, card_gates())  # type: ignore[arg-type]
+    named = {one.name: one for one in made.baselines}
+    assert list(named) == ["text heuristics", "majority class of train", "majority class of test"]
+    assert named["majority class of train"].difference.value == pytest.approx(0.4)
+    assert named["majority class of test"].difference.value == 0.0
+    assert made.sentences[-1].startswith(
+        "majority class of test (always CORRECT, in test at least as common as the other): accuracy "
+        "70.0 % (60.4-78.1), 70 of 100; the model +0.0 points ("
+    )
+    dataset = Stub(test=[right] * 70 + [wrong] * 30)
+    made = run_suite(dataset, "test", predictions, card, card_gates())  # type: ignore[arg-type]
+    assert [one.name for one in made.baselines] == ["text heuristics", "majority class"]
+    assert made.sentences[-1].startswith("majority class (always CORRECT, in test at least as")
+
+
+def test_the_rules_say_of_how_many_cases_they_could_read(table: Make) -> None:
+    blank = case("", "", text="Clear lungs. Ceftriaxone.")
+    half = case("", "", text="**Image Findings:**\nClear lungs")
+    whole = case("Clear lungs", "Ceftriaxone 1 g", "ERROR")
+    dataset = Stub(test=[blank] * 6 + [half] * 2 + [whole] * 2)
+    predictions = table([("CORRECT", "CORRECT", 8), ("ERROR", "ERROR", 2)])
+    made = run_suite(dataset, "test", predictions, score(predictions), card_gates())  # type: ignore[arg-type]
+    assert made.baselines[0].read == 2
+    said = made.sentences[-2]
+    assert "2 of 10 cases could be read, the others (no finding or no treatment under a heading) are" in said
+    assert "called CORRECT; accuracy 100.0 % (72.2-100.0), 10 of 10" in said
+    assert made.baselines[1].read is None
 
 
 def test_a_modality_named_all_has_a_row_of_its_own(table: Make) -> None:

@@ -26,10 +26,14 @@ class Heatmaps(StrictModel):
 
 
 class Baseline(StrictModel):
-    """Something simple that answered the same cases; `difference` is the model's accuracy less its."""
+    """Something simple that answered the same cases; `difference` is the model's accuracy less its.
+
+    `read` is how many cases it could read, of rules that need something in a case; None of others.
+    """
 
     name: str
     rule: str
+    read: int | None = None
     scorecard: Scorecard
     difference: Measure
 
