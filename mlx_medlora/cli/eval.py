@@ -125,7 +125,7 @@ def evaluate(
     dependence.json, --suite adds suite.json and heatmaps/. Research tool, not a medical device.
     """
     out.use_json(json)
-    from mlx_medlora.cli.answering import opened, session, warn_of_training_cases
+    from mlx_medlora.cli.answering import opened, session, warn_of_seen_cases
     from mlx_medlora.cli.deciding import decided_by, point_of, redecided
     from mlx_medlora.cli.evaluated import about_run, renderables, write_report
     from mlx_medlora.cli.extras import Extras
@@ -146,7 +146,7 @@ def evaluate(
         dataset, split, method, dependence=dependence, occlusion=occlusion, grid=occlusion_grid
     )
     fingerprint = dataset.fingerprint(split)
-    warn_of_training_cases(adapter, fingerprint)
+    warn_of_seen_cases(adapter, dataset, split)
     verify_model(model, verify)
     with session(model, adapter, dataset, split, kept) as asked:
         found = asked.answer(
