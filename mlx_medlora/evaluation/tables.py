@@ -8,7 +8,15 @@ from rich.table import Table
 
 from mlx_medlora.evaluation.gate import title
 from mlx_medlora.evaluation.meanings import CARD_KEYS, MEANINGS
-from mlx_medlora.evaluation.results import Comparison, GateReport, Measure, Misses, Scorecard, Scores
+from mlx_medlora.evaluation.results import (
+    Calibration,
+    Comparison,
+    GateReport,
+    Measure,
+    Misses,
+    Scorecard,
+    Scores,
+)
 from mlx_medlora.evaluation.shown import NO_SHARES, bounds, places, ranged
 from mlx_medlora.evaluation.shown import percent as shown_percent
 
@@ -54,7 +62,7 @@ def scorecard_table(cards: Mapping[str, Scorecard], *, more: bool = False) -> Ta
         table.add_row(name.replace("_", " "), *(figure(card.measures[name]) for card in cards.values()))
     table.add_row(
         "unreadable answers (counted wrong)",
-        *(f"{percent(card.invalid_rate)}, {card.invalid} of {card.n}" for card in cards.values()),
+        *(figure(card.measures["invalid_rate"]) for card in cards.values()),
         end_section=True,
     )
     fields = dict.fromkeys(field for card in cards.values() for field in card.by) if more else ("modality",)
@@ -71,6 +79,16 @@ def _group_rows(table: Table, field: str, cards: Mapping[str, Scorecard]) -> Non
         groups = (card.by.get(field, {}).get(name) for card in cards.values())
         cells = ("no cases" if group is None else accuracy(group) for group in groups)
         table.add_row(f"{prefix}{name}", *cells, end_section=place == len(names))
+
+
+def calibration_line(found: Calibration) -> str:
+    """`ECE 0.031 (0.000 to 0.060), Brier 0.050 (0.030 to 0.070), log loss 0.200 (0.150 to 0.260)`."""
+    figures = {
+        "ECE": (found.ece, found.ece_interval),
+        "Brier": (found.brier.value or 0.0, found.brier.interval),
+        "log loss": (found.log_loss, found.log_loss_interval),
+    }
+    return ", ".join(f"{name} {ranged(*pair, share=False)}" for name, pair in figures.items())
 
 
 def misses_table(found: Misses) -> Table:

@@ -116,6 +116,11 @@ def span(bounds: Interval | None) -> str:
     return f"{low} to {high}{NARROW}%"
 
 
+def within(bounds: Interval | None) -> str:
+    """(0.1, 0.25) -> `0.100 to 0.250`, of what is no share."""
+    return "no interval" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
+
+
 def points(found: Measure) -> str:
     """A difference in percentage points with its interval."""
     if found.value is None:

@@ -7,7 +7,7 @@ import pytest
 from mlx_medlora.evaluation.metrics import score
 from mlx_medlora.evaluation.results import Prediction
 from mlx_medlora.evaluation.shown import bounds, percent, places, ranged
-from mlx_medlora.evaluation.tables import figure
+from mlx_medlora.evaluation.tables import calibration_line, figure, scorecard_table
 from mlx_medlora.report import words
 
 
@@ -57,3 +57,19 @@ def test_one_missed_of_thousands_is_no_hundred_per_cent(table: Callable[..., lis
     assert words.figure(card.tnr) == ">\xa099.9\xa0%"
     assert words.interval(card.tnr) == "99.8 to >\xa099.9\xa0%"
     assert figure(card.fpr) == "0.0 % (0.0-0.2), 0 of 2499"
+
+
+def test_the_terminal_gives_every_rate_its_interval(scored: Callable[..., list[Prediction]]) -> None:
+    rows = [("ERROR", 0.9), ("CORRECT", 0.2), ("ERROR", 0.4), ("CORRECT", 0.1)] * 10
+    card = score(scored(rows))
+    assert card.calibration is not None
+    said = calibration_line(card.calibration)
+    assert said.count(" to ") == 3
+    assert f"Brier {card.calibration.brier.value:.3f} (" in said
+    table = scorecard_table({"val": card}, more=True)
+    shown = dict(zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True))
+    assert shown["unreadable answers (counted wrong)"] == "0.0 % (0.0-8.8), 0 of 40"
+    assert not [name for name, cell in shown.items() if "(" not in cell]
+    few = score(scored(rows[:8]))
+    assert few.calibration is not None
+    assert calibration_line(few.calibration).count("(no interval)") == 3
