@@ -113,6 +113,11 @@ def gather(
     )
 
 
+def without_cases(run: Run, adapter: Path | None = None) -> Evidence:
+    """The evidence of a run without its cases, which are not read. Raises InputError as `gather`."""
+    return Evidence(run.scorecard, run.predictions, run.directory, beside=look_beside(run, adapter))
+
+
 def _kept_comparison(run: Run) -> Comparison | None:
     """`comparison.json` of the run's directory, where it speaks of these cases."""
     path = run.directory / COMPARISON
