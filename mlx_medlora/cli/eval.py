@@ -61,7 +61,10 @@ def evaluate(
     data: Data,
     output: Output,
     adapter: Adapter = None,
-    split: Annotated[str, typer.Option(help="Which of the dataset's splits to answer; a claim takes one that chose nothing.")] = "val",
+    split: Annotated[
+        str,
+        typer.Option(help="Which of the dataset's splits to answer; a claim takes one that chose nothing."),
+    ] = "val",
     method: Annotated[
         Literal["score", "generate"],
         typer.Option(help="score: the two verdicts' probabilities; generate: the answer as written."),

@@ -45,7 +45,7 @@ def sections(evidence: Evidence) -> Iterator[list[str]]:
     yield ["### Threshold and calibration"]
     yield [_threshold(found)]
     if found.calibration is not None:
-        yield _calibration(found.calibration)
+        yield _calibration(found.calibration, found.calibration_before)
     yield from _health(evidence.beside.health)
 
 
@@ -180,12 +180,14 @@ def _threshold(found: Scorecard) -> str:
     )
 
 
-def _calibration(found: Calibration) -> list[str]:
-    rows = (
+def _calibration(found: Calibration, before: Calibration | None) -> list[str]:
+    rows = [
         ("ECE", f"{found.ece:.3f}", within(found.ece_interval)),
         ("Brier score", f"{found.brier.value or 0.0:.3f}", within(found.brier.interval)),
         ("log loss, nats", f"{found.log_loss:.3f}", within(found.log_loss_interval)),
-    )
+    ]
+    if before is not None:
+        rows.append(("ECE before the temperature", f"{before.ece:.3f}", within(before.ece_interval)))
     return _table("calibration, value, 95 % interval", rows)
 
 

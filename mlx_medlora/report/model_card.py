@@ -47,7 +47,7 @@ def results(found: Scorecard) -> list[EvalResult]:
             metric_type=TYPES.get(one.name, one.name),
             metric_name=title(one.name),
             metric_value=round(one.value, 6),
-            metric_args={"n": one.n, "interval_95": None if one.interval is None else list(one.interval)},
+            metric_args={"n": one.n, "interval_95": one.interval and [round(end, 9) for end in one.interval]},
             **shared,
         )
         for one in found.measures.values()

@@ -74,7 +74,9 @@ def looked_into(directory: Path) -> Evidence:
     untold = {"kind": "forgetting", "found": None, "sentence": "Not asked.", "advice": ""}
     (run / "health.json").write_text(json.dumps({"findings": [finding, untold]}))
     found = without_cases(read_run(run))
-    return replace(found, scorecard=found.scorecard.model_copy(update={"operating_point": POINT}))
+    before = found.scorecard.calibration
+    update = {"operating_point": POINT, "calibration_before": before}
+    return replace(found, scorecard=found.scorecard.model_copy(update=update))
 
 
 def test_what_the_page_says_first_stands_above_the_card_s_figures(tmp_path: Path) -> None:
@@ -99,6 +101,7 @@ def test_what_the_page_says_first_stands_above_the_card_s_figures(tmp_path: Path
         "Operating point: ERROR from a probability of 0.4321 on, after temperature 1.500; max-false-flag "
         "0.05, chosen on 60 cases of the split test, **these very cases**.",
         "| ECE | 0.",
+        "| ECE before the temperature | 0.",
         "| Brier score | 0.",
         "- Overfitting: found. Validation loss rose.",
         "- Forgetting: cannot be told. Not asked.",
