@@ -59,8 +59,9 @@ def _of_calibrated(p: Floats, inside: Floats) -> Floats:
     """(B,) errors where the right answers are drawn by these very probabilities, each case alone."""
     rng = np.random.default_rng(bootstrap.SEED)
     n, found = len(p), []
+    expected, narrow = p @ inside, inside.astype(np.float32)  # counts: exact in fp32
     step = max(1, _AT_ONCE // n)
     for start in range(0, bootstrap.RESAMPLES, step):
-        drawn = rng.random((min(step, bootstrap.RESAMPLES - start), n)) < p
-        found.append(np.abs((p - drawn) @ inside).sum(axis=1) / n)
+        drawn = rng.random((min(step, bootstrap.RESAMPLES - start), n), np.float32) < p
+        found.append(np.abs(expected - drawn.astype(np.float32) @ narrow).sum(axis=1) / n)
     return np.concatenate(found)
