@@ -69,7 +69,7 @@ def test_bins_keep_a_patient_s_cases_together(scored: Make) -> None:
     assert wide.interval[0] < 0.1
     assert wide.interval[1] > 0.9
     assert alone.ece_interval is not None
-    assert (two.ece_interval, two.log_loss_interval, two.brier.interval) == (None, None, None)
+    assert (two.ece_interval, two.log_loss_interval) == (None, None)
 
 
 def test_the_interval_of_a_calibrated_model_s_error_reaches_0(scored: Make) -> None:
