@@ -81,15 +81,19 @@ def note_point_left(adapter: Path) -> None:
         out.note(f"{POINT} was left behind: a threshold belongs to the weights it was chosen for.")
 
 
-def warn_of_training_cases(adapter: Path | None, split_sha256: str) -> None:
-    """Say where the adapter was trained on these very cases, as far as its `run.json` tells."""
-    from mlx_medlora.files import read_json
+def warn_of_seen_cases(adapter: Path | None, dataset: Dataset, split: str) -> None:
+    """Say where the adapter was trained on this split's cases, or its epoch chosen by them."""
+    from mlx_medlora.evaluation.adapters import caveat, record_of
 
-    record = None if adapter is None else adapter / "run.json"
-    if record is None or not record.is_file():
-        return
-    raw = read_json(record)
-    data = raw.get("data") if isinstance(raw, dict) else None
-    train = data.get("train") if isinstance(data, dict) else None
-    if isinstance(train, dict) and train.get("sha256") == split_sha256:
-        out.warning("the adapter was trained on these very cases: the figures say nothing of new ones")
+    if adapter is not None:
+        said = caveat(record_of(adapter), dataset.fingerprint(split), split, dataset.splits())
+        if said is not None:
+            out.warning(said)
+
+
+def warn_of_training_cases(adapter: Path, split_sha256: str) -> None:
+    """Say where the adapter was trained on these very cases; to have validated on them is no fault here."""
+    from mlx_medlora.evaluation.adapters import TRAINED, caveat, record_of
+
+    if caveat(record_of(adapter), split_sha256) == TRAINED:
+        out.warning(TRAINED)

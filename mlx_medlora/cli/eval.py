@@ -61,7 +61,10 @@ def evaluate(
     data: Data,
     output: Output,
     adapter: Adapter = None,
-    split: Annotated[str, typer.Option(help="Which of the dataset's splits to answer.")] = "val",
+    split: Annotated[
+        str,
+        typer.Option(help="Which of the dataset's splits to answer; a claim takes one that chose nothing."),
+    ] = "val",
     method: Annotated[
         Literal["score", "generate"],
         typer.Option(help="score: the two verdicts' probabilities; generate: the answer as written."),
@@ -119,13 +122,15 @@ def evaluate(
 ) -> None:
     """Measure a model on one split of a dataset.
 
-    Every figure with its 95 % interval, for all cases and each group, held against gates.
+    Every rate with its 95 % interval, for all cases and each group, held against gates. Training losses and
+    validation accuracies have none: they choose. The default split, val, may have chosen the adapter's epoch,
+    which is then said: a claim takes --split test.
     Writes scorecard.json, predictions.jsonl, heatmaps.json and report.html, a page with the cases' text and
     images: keep it as you keep the dataset. With --adapter health.json too. --dependence and --occlusion add
     dependence.json, --suite adds suite.json and heatmaps/. Research tool, not a medical device.
     """
     out.use_json(json)
-    from mlx_medlora.cli.answering import opened, session, warn_of_training_cases
+    from mlx_medlora.cli.answering import opened, session, warn_of_seen_cases
     from mlx_medlora.cli.deciding import decided_by, point_of, redecided
     from mlx_medlora.cli.evaluated import about_run, renderables, write_report
     from mlx_medlora.cli.extras import Extras
@@ -146,7 +151,7 @@ def evaluate(
         dataset, split, method, dependence=dependence, occlusion=occlusion, grid=occlusion_grid
     )
     fingerprint = dataset.fingerprint(split)
-    warn_of_training_cases(adapter, fingerprint)
+    warn_of_seen_cases(adapter, dataset, split)
     verify_model(model, verify)
     with session(model, adapter, dataset, split, kept) as asked:
         found = asked.answer(

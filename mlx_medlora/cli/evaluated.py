@@ -34,15 +34,14 @@ def write_report(run: Path) -> None:
 
 def renderables(columns: dict[str, Scorecard], card: Scorecard, report: GateReport) -> list[RenderableType]:
     """For the terminal: figures, misses, gates, calibration, how many cases it takes, the notice."""
-    from mlx_medlora.evaluation.tables import gates_table, misses_table, scorecard_table
+    from mlx_medlora.evaluation.tables import calibration_line, gates_table, misses_table, scorecard_table
 
     shown: list[RenderableType] = [scorecard_table(columns, more=True)]
     if card.misses.rows:
         shown.append(misses_table(card.misses))
     shown.append(gates_table(report))
     if card.calibration is not None:
-        brier = card.calibration.brier.value
-        shown.append(f"Calibration: ECE {card.calibration.ece:.3f}, Brier {brier:.3f}")
+        shown.append(f"Calibration: {calibration_line(card.calibration)}")
     if card.operating_point is not None:
         used = card.operating_point
         shown.append(

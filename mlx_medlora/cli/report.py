@@ -20,7 +20,10 @@ EXAMPLES = examples(
     "mlx-medlora report runs/mine --data moved/my_dataset --adapter moved/mine --no-images",
     "mlx-medlora report runs/mine --redact --output for-others.html",
 )
-CARD_EXAMPLES = examples("mlx-medlora model-card runs/mine --output exported/mine/README.md")
+CARD_EXAMPLES = examples(
+    "mlx-medlora model-card runs/mine --output exported/mine/README.md",
+    "mlx-medlora model-card runs/theirs --adapter moved/their-peft-adapter --output their-card.md",
+)
 
 RunAt = Annotated[Path, typer.Argument(metavar="RUN", help="Directory that `eval` wrote.")]
 AdapterNow = Annotated[
@@ -106,9 +109,10 @@ def model_card(
     offline: Offline = False,
     json: Json = False,
 ) -> None:
-    """Write a model card in Hugging Face's form from a run's figures.
+    """Write a model card in Hugging Face's form from a run's evidence.
 
-    Front matter with `model-index`, every figure with its interval, gates, and what the adapter was trained
+    Front matter with `model-index`; what must be known first; every rate with its interval, errors not found,
+    gates, whether it looks at the image, threshold, calibration, run health, and what the adapter was trained
     on. It holds no case, and is refused where the adapter is no longer the one that was evaluated. Research
     use, not a medical device.
     """
@@ -116,20 +120,40 @@ def model_card(
     from mlx_medlora.evaluation.adapters import adapter_of
     from mlx_medlora.evaluation.runs import read_run
     from mlx_medlora.files import atomic_file, plain_os_errors
-    from mlx_medlora.lora.model_card import base_card, model_card
-    from mlx_medlora.report.model_card import with_figures
+    from mlx_medlora.report.model_card import with_evidence
+    from mlx_medlora.report.sources import without_cases
 
     found = read_run(run)
-    directory = adapter_of(found, adapter)
-    if directory is None:
-        text = base_card(str(found.scorecard.about.get("model", "unknown")))
-    else:
-        from mlx_medlora.lora.adapter import read_adapter_config
-        from mlx_medlora.lora.provenance import read_provenance
-
-        text = model_card(directory, read_adapter_config(directory), read_provenance(directory))
+    text = _card_of(adapter_of(found, adapter), str(found.scorecard.about.get("model", "unknown")))
+    evidence = without_cases(found, adapter)
+    for note in evidence.beside.notes:
+        out.warning(note)
     with plain_os_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(output) as partial:
-        partial.write_text(with_figures(text, found.scorecard), encoding="utf-8", newline="\n")
+        partial.write_text(with_evidence(text, evidence), encoding="utf-8", newline="\n")
     out.result({"output": str(output)}, f"Wrote {output}")
+
+
+def _card_of(adapter: Path | None, model: str) -> str:
+    """The card without figures: of an adapter of this toolkit or of PEFT, or of a model without one."""
+    from mlx_medlora.lora.model_card import base_card, model_card
+
+    if adapter is None:
+        return base_card(model)
+    from mlx_medlora.errors import InputError
+    from mlx_medlora.lora.formats import detect
+
+    kind = detect(adapter)
+    if kind == "PEFT":
+        from mlx_medlora.lora.peft_card import peft_card
+
+        return peft_card(adapter, model)
+    if kind != "mlx-medlora":
+        message = f"is an adapter of {kind}, of which no card is written"
+        hint = "`mlx-medlora import` makes one of this toolkit; evaluate that one."
+        raise InputError(message, path=adapter, hint=hint)
+    from mlx_medlora.lora.adapter import read_adapter_config
+    from mlx_medlora.lora.provenance import read_provenance
+
+    return model_card(adapter, read_adapter_config(adapter), read_provenance(adapter))

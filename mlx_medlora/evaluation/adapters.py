@@ -1,15 +1,20 @@
-"""Which adapter answered: told by its weights' bytes, wherever its directory lies now."""
+"""Which adapter answered, told by its weights' bytes wherever it lies now, and what it was made of."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mlx_medlora.errors import InputError
 from mlx_medlora.evaluation.runs import Run
-from mlx_medlora.files import sha256
+from mlx_medlora.files import read_json, sha256
 
 WEIGHTS = ("adapters.safetensors", "adapter_model.safetensors")  # the toolkit's own and PEFT's
 DIGEST = "adapter_sha256"
+RECORDS = (("run.json", "data"), ("training_data.json", "splits"))  # file, and its key of the data
+TRAINED = "the adapter was trained on these very cases: the figures say nothing of new ones"
+CHOSE = "these very cases chose the adapter's epoch: new cases will do worse"
 
 
 def digest(adapter: Path) -> str | None:
@@ -38,3 +43,41 @@ def adapter_of(run: Run, given: Path | None = None) -> Path | None:
         message = "the adapter's weights are not those that were evaluated"
         raise InputError(message, path=directory, hint="Evaluate again, or name the adapter as it was.")
     return directory
+
+
+def record_of(adapter: Path) -> dict[str, Any]:
+    """An adapter's `run.json`, or of an exported one its `training_data.json`; {} where it has neither.
+
+    `data` holds the splits in both. Raises InputError where it cannot be read.
+    """
+    for name, key in RECORDS:
+        if (adapter / name).is_file():
+            raw = read_json(adapter / name)
+            return {**raw, "data": raw.get(key)} if isinstance(raw, dict) else {}
+    return {}
+
+
+def caveat(
+    record: Mapping[str, Any], split_sha256: object, split: object = None, splits: Sequence[str] = ()
+) -> str | None:
+    """What to say where training saw the very cases of `split_sha256`, by an adapter's record; else None.
+
+    To have learned them is graver than to have chosen the epoch by them. `split` is what they are called,
+    `splits` are those of their dataset.
+    """
+    if split_sha256 is None:
+        return None
+    if _hash_of(record, "train") == split_sha256:
+        return TRAINED
+    validated = record.get("best_by", "validation loss") == "validation loss"
+    if not validated or _hash_of(record, "val") != split_sha256:
+        return None
+    if "test" in splits and split != "test":
+        return f"{CHOSE}; for a claim evaluate the split test (--split test)"
+    return f"{CHOSE}; keep a test split for the claim"
+
+
+def _hash_of(record: Mapping[str, Any], split: str) -> object:
+    data = record.get("data")
+    found = data.get(split) if isinstance(data, dict) else None
+    return found.get("sha256") if isinstance(found, dict) else None

@@ -32,13 +32,25 @@ HEURISTIC = (
 
 def heuristic(case: Case) -> Label:
     """The keyword rules' verdict; CORRECT where the text has no finding or no treatment under a heading."""
-    parts = sections(case.input)
-    finding = " ".join(text for name, text in parts if "finding" in name)
-    treatment = " ".join(text for name, text in parts if "treatment" in name)
+    finding, treatment = _parts(case)
     if not finding or not treatment:
         return "CORRECT"
     denied, nothing = bool(DENIED.search(finding)), bool(NOTHING_DONE.search(treatment))
     return "ERROR" if denied != nothing else "CORRECT"
+
+
+def readable(case: Case) -> bool:
+    """Whether the keyword rules find a finding and a treatment under headings."""
+    return all(_parts(case))
+
+
+def _parts(case: Case) -> tuple[str, str]:
+    """The text of the finding and of the treatment; empty where there is no such heading."""
+    parts = sections(case.input)
+    finding, treatment = (
+        " ".join(text for name, text in parts if wanted in name) for wanted in ("finding", "treatment")
+    )
+    return finding, treatment
 
 
 def commoner(cases: Sequence[Case]) -> Label:

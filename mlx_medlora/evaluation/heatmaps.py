@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from mlx_medlora.evaluation.flags import share
 from mlx_medlora.evaluation.gate import Gate, card_gates, hold
 from mlx_medlora.evaluation.meanings import CARD_KEYS, MEANINGS
-from mlx_medlora.evaluation.results import GateResult, Heatmaps, Measure, Prediction, Scorecard
-from mlx_medlora.evaluation.results.suite import ALL
+from mlx_medlora.evaluation.results import GateResult, Heatmaps, Measure, Prediction, Scorecard, Verdict
 from mlx_medlora.evaluation.tally import patient_numbers
 
-NO_ERROR = "none"
+NO_ERROR = "none"  # the column of valid treatments
+NOT_STATED = "not stated"
+WORST_FIRST: tuple[Verdict, ...] = ("fail", "undecided", "pass")
 
 
 def heatmaps(predictions: Sequence[Prediction], card: Scorecard, gates: Sequence[Gate]) -> Heatmaps:
@@ -21,35 +22,43 @@ def heatmaps(predictions: Sequence[Prediction], card: Scorecard, gates: Sequence
     return Heatmaps(by_metric=list(_metrics(card, gates)), by_error_type=list(_types(predictions, gates)))
 
 
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """`fail` where there is one, else `undecided` where there is one, else `pass`."""
+    found = set(verdicts)
+    return next((verdict for verdict in WORST_FIRST if verdict in found), "pass")
+
+
 def _metrics(card: Scorecard, gates: Sequence[Gate]) -> Iterator[GateResult]:
     """Rows of modalities and of all; a column for each measure that a gate asks of all or of modalities."""
-    asked = (gate.measure for gate in gates if gate.field in (None, "modality"))
-    wanted = [name for name in dict.fromkeys(asked) if CARD_KEYS.get(name, name) in MEANINGS]
-    for modality, scores in {**card.by_modality, ALL: card}.items():
-        for measure in wanted:
-            gate = _gate(gates, measure, None if modality == ALL else modality)
-            if gate is not None:
-                found = scores.measures[CARD_KEYS.get(measure, measure)]
-                yield hold(gate, {"modality": modality}, found)
+    asked = [gate.measure for gate in gates if gate.field in (None, "modality")]
+    names = {_key(name): name for name in reversed(asked)}  # each under the name it was first asked by
+    columns = [name for name in dict.fromkeys(asked) if names[_key(name)] == name and _key(name) in MEANINGS]
+    for modality, scores in [*card.by_modality.items(), (None, card)]:
+        for name in columns:
+            held = _gates(gates, name, modality)
+            if held:
+                group = None if modality is None else {"modality": modality}
+                cell = _hold(held, group, scores.measures[_key(name)])
+                yield cell.model_copy(update={"measure": name})
 
 
 def _types(predictions: Sequence[Prediction], gates: Sequence[Gate]) -> Iterator[GateResult]:
     """Rows of modalities and of all; columns of error types, valid treatments (`none`) last."""
-    types = sorted({p.error_type for p in predictions if p.label == "ERROR"})
+    types = sorted({_type(p) for p in predictions if p.label == "ERROR"})
     columns = [(name, "tnr") for name in types] + [(NO_ERROR, "tpr")]
-    modalities = sorted({p.modality for p in predictions})
-    for modality in [*modalities, ALL]:
+    for modality in [*sorted({p.modality for p in predictions}), None]:
         for name, measure in columns:
-            gate = _gate(gates, measure, None) or _gate(card_gates(), measure, None)
-            assert gate is not None
-            valid = measure == "tpr"
-            chosen = [
-                p
-                for p in predictions
-                if modality in (ALL, p.modality)
-                and (p.label == "CORRECT" if valid else p.label == "ERROR" and p.error_type == name)
-            ]
-            yield hold(gate, {"modality": modality, "error_type": name}, _found(chosen, CARD_KEYS[measure]))
+            held = _gates(gates, measure, None) or _gates(card_gates(), measure, None)
+            chosen = [p for p in predictions if modality in (None, p.modality) and _type(p) == name]
+            group = {} if modality is None else {"modality": modality}
+            yield _hold(held, group | {"error_type": name}, _found(chosen, CARD_KEYS[measure]))
+
+
+def _type(prediction: Prediction) -> str:
+    """The column of a case: an error without a type is no valid treatment."""
+    if prediction.label == "CORRECT":
+        return NO_ERROR
+    return NOT_STATED if prediction.error_type == NO_ERROR else prediction.error_type
 
 
 def _found(cases: Sequence[Prediction], name: str) -> Measure:
@@ -57,15 +66,28 @@ def _found(cases: Sequence[Prediction], name: str) -> Measure:
     return share(name, MEANINGS[name], right, patient_numbers([p.patient_id for p in cases]))
 
 
-def _gate(gates: Sequence[Gate], measure: str, modality: str | None) -> Gate | None:
-    """The gate on a measure: that on this modality, else on each, else on all cases."""
-    same = {CARD_KEYS.get(measure, measure)}
-    mine = [gate for gate in gates if CARD_KEYS.get(gate.measure, gate.measure) in same]
-    if modality is not None:
-        for gate in mine:
-            if gate.only == {"modality": modality}:
-                return gate
-        for gate in mine:
-            if gate.each == "modality":
-                return gate
-    return next((gate for gate in mine if gate.field is None), None)
+def _key(measure: str) -> str:
+    return CARD_KEYS.get(measure, measure)
+
+
+def _gates(gates: Sequence[Gate], measure: str, modality: str | None) -> list[Gate]:
+    """The gates on a measure of a modality, those on it alone first; where there is none, on all cases."""
+    mine = [gate for gate in gates if _key(gate.measure) == _key(measure)]
+    own = [gate for gate in mine if modality is not None and gate.only == {"modality": modality}]
+    each = [gate for gate in mine if modality is not None and gate.each == "modality"]
+    return own + each or [gate for gate in mine if gate.field is None]
+
+
+def _hold(gates: Sequence[Gate], group: dict[str, str] | None, found: Measure) -> GateResult:
+    """The figure held against all of them: the worst verdict, of several such that of the hardest gate."""
+    cells = [hold(gate, group, found) for gate in gates]
+    return min(cells, key=lambda cell: (WORST_FIRST.index(cell.verdict), _slack(cell)))
+
+
+def _slack(cell: GateResult) -> float:
+    """How far the interval stays on the right side of the gate; negative where it does not."""
+    if cell.interval is None:
+        return 0.0
+    if cell.at_least is not None:
+        return cell.interval[0] - cell.at_least
+    return (cell.under or 0.0) - cell.interval[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -10,22 +11,22 @@ from mlx_medlora.cases.card import Label
 from mlx_medlora.cases.dataset import Dataset
 from mlx_medlora.cases.phantoms import MODALITIES
 from mlx_medlora.cases.schema import Case
-from mlx_medlora.evaluation.baselines import HEURISTIC, answered_by, commoner, heuristic
+from mlx_medlora.evaluation.baselines import HEURISTIC, answered_by, commoner, heuristic, readable
 from mlx_medlora.evaluation.comparing import paired_difference
 from mlx_medlora.evaluation.gate import Gate
-from mlx_medlora.evaluation.heatmaps import heatmaps
+from mlx_medlora.evaluation.heatmaps import heatmaps, worst
 from mlx_medlora.evaluation.metrics import score
 from mlx_medlora.evaluation.results import (
     Baseline,
     GateResult,
     Heatmaps,
-    Measure,
     Prediction,
     Scorecard,
     Suite,
     Verdict,
 )
-from mlx_medlora.evaluation.results.suite import ALL
+from mlx_medlora.evaluation.shown import NO_SHARES, ranged
+from mlx_medlora.evaluation.tables import figure
 from mlx_medlora.evaluation.tally import patient_numbers
 
 MORE = "accuracy of the model less that of the baseline, on the same cases"
@@ -37,7 +38,7 @@ def run_suite(
     """The suite on a split that was answered; `card` counts `predictions`."""
     cells = heatmaps(predictions, card, gates)
     by = _by_modality(cells)
-    modalities = {name: worst(held) for name, held in by.items() if name != ALL}
+    modalities = {name: _worst(held) for name, held in by.items() if name is not None}
     baselines = list(_baselines(dataset, split, predictions))
     return Suite(
         modalities=modalities,
@@ -48,11 +49,8 @@ def run_suite(
     )
 
 
-def worst(cells: Sequence[GateResult]) -> Verdict:
-    """`fail` where a cell fails, else `undecided` where one is, else `pass`."""
-    order: tuple[Verdict, ...] = ("fail", "undecided")
-    found = {cell.verdict for cell in cells}
-    return next((verdict for verdict in order if verdict in found), "pass")
+def _worst(cells: Sequence[GateResult]) -> Verdict:
+    return worst(cell.verdict for cell in cells)
 
 
 def _own(card: Scorecard) -> dict[str, list[GateResult]]:
@@ -64,16 +62,16 @@ def _own(card: Scorecard) -> dict[str, list[GateResult]]:
     return found
 
 
-def _by_modality(cells: Heatmaps) -> dict[str, list[GateResult]]:
-    """The metric cells of each modality, and of all."""
-    found: dict[str, list[GateResult]] = {}
+def _by_modality(cells: Heatmaps) -> dict[str | None, list[GateResult]]:
+    """The metric cells of each modality, and under None of all."""
+    found: dict[str | None, list[GateResult]] = {}
     for cell in cells.by_metric:
-        found.setdefault((cell.group or {})["modality"], []).append(cell)
+        found.setdefault((cell.group or {}).get("modality"), []).append(cell)
     return found
 
 
 def _sentences(
-    by: Mapping[str, Sequence[GateResult]],
+    by: Mapping[str | None, Sequence[GateResult]],
     modalities: Mapping[str, Verdict],
     own: Mapping[str, Sequence[GateResult]],
 ) -> Iterator[str]:
@@ -82,15 +80,15 @@ def _sentences(
         rules = ", ".join(
             dict.fromkeys(f"{cell.measure} {cell.rule}" for held in own.values() for cell in held)
         )
-        mine = _green({name: worst(held) for name, held in own.items()})
+        mine = _green({name: _worst(held) for name, held in own.items()})
         yield f"By the gates on each modality ({rules}) green: {mine}."
     yield f"Held against the gates on all cases too, green in every measure: {_green(modalities)}."
     for name, cells in by.items():
         unmet = [cell for cell in cells if cell.verdict != "pass"]
-        what = "All modalities together" if name == ALL else f"Not green: {name}"
+        what = "All modalities together" if name is None else f"Not green: {name}"
         if unmet:
             yield f"{what}: {'; '.join(_cell(cell) for cell in unmet)}."
-        elif name == ALL:
+        elif name is None:
             yield f"{what}: every measure passes."
 
 
@@ -104,37 +102,58 @@ def _cell(cell: GateResult) -> str:
     """`tpr undecided, 100.0 % (92.9-100.0) of 50, about 73 would decide`."""
     if cell.value is None or cell.interval is None:
         return f"{cell.measure} {cell.verdict}, {cell.reason}"
-    low, high = (f"{100 * bound:.1f}" for bound in cell.interval)
     needed = "" if cell.needed is None else f", about {cell.needed} would decide"
-    return f"{cell.measure} {cell.verdict}, {100 * cell.value:.1f} % ({low}-{high}) of {cell.n}{needed}"
+    figure = ranged(cell.value, cell.interval, share=cell.measure not in NO_SHARES)
+    return f"{cell.measure} {cell.verdict}, {figure} of {cell.n}{needed}"
 
 
 def _baselines(dataset: Dataset, split: str, predictions: Sequence[Prediction]) -> Iterator[Baseline]:
+    """The keyword rules, and the commoner answer: by the training cases, and by these where it is another."""
     cases = dataset.cases(split)
-    where = "train" if "train" in dataset.splits() else split
-    always = commoner(dataset.cases(where))
-    rules: dict[str, tuple[str, Callable[[Case], Label]]] = {
-        "text heuristics": (HEURISTIC, heuristic),
-        "majority class": (
-            f"always {always}, in {where} at least as common as the other",
-            lambda case: always,
-        ),
-    }
+    common = _commoner(dataset, split)
     patient = patient_numbers([p.patient_id for p in predictions])
     mine = np.array([p.correct for p in predictions], bool)
-    for name, (rule, answer) in rules.items():
+
+    def against(name: str, rule: str, answer: Callable[[Case], Label], read: int | None = None) -> Baseline:
         found = answered_by(answer, cases, predictions)
         theirs = np.array([p.correct for p in found], bool)
         more = paired_difference(theirs, mine, patient, name="difference", meaning=MORE)
-        yield Baseline(name=name, rule=rule, scorecard=score(found), difference=more)
+        return Baseline(name=name, rule=rule, read=read, scorecard=score(found), difference=more)
+
+    yield against("text heuristics", HEURISTIC, heuristic, read=sum(map(readable, cases)))
+    for answer, where in common.items():
+        name = "majority class" if len(common) == 1 else f"majority class of {where[0]}"
+        rule = f"always {answer}, in {' and in '.join(where)} at least as common as the other"
+        yield against(name, rule, partial(_always, answer))
+
+
+def _commoner(dataset: Dataset, split: str) -> dict[Label, list[str]]:
+    """The commoner answers of `train`, where there is one, and of `split`, each with whose it is."""
+    found: dict[Label, list[str]] = {}
+    for where in dict.fromkeys(["train", split] if "train" in dataset.splits() else [split]):
+        found.setdefault(commoner(dataset.cases(where)), []).append(where)
+    return found
+
+
+def _always(answer: Label, _: Case) -> Label:
+    return answer
 
 
 def _against(baseline: Baseline) -> str:
-    found: Measure = baseline.difference
-    points = 100 * (found.value or 0.0)
-    accuracy = f"{100 * (baseline.scorecard.accuracy or 0.0):.1f} %"
-    if found.interval is None:
-        return f"{baseline.name} ({baseline.rule}) score {accuracy}; the model {points:+.1f} points."
-    low, high = (f"{100 * bound:+.1f}" for bound in found.interval)
-    said = f"{baseline.name} ({baseline.rule}) score {accuracy}"
-    return f"{said}; the model {points:+.1f} points ({low} to {high})."
+    """`majority class (always ERROR, ...): accuracy 50.0 % (40.4-59.6), 50 of 100; the model +40.0 points."""
+    found, own = baseline.difference, baseline.scorecard.measures["accuracy"]
+    points = f"{100 * (found.value or 0.0):+.1f} points"
+    if found.interval is not None:
+        points += " ({} to {})".format(*(f"{100 * bound:+.1f}" for bound in found.interval))
+    return f"{baseline.name} ({baseline.rule}): {_read(baseline)}accuracy {figure(own)}; the model {points}."
+
+
+def _read(baseline: Baseline) -> str:
+    """How many cases the rules could read, so that an answer without reading is not taken for one with."""
+    if baseline.read is None:
+        return ""
+    n = baseline.scorecard.n
+    said = f"{baseline.read} of {n} cases could be read"
+    if baseline.read < n:
+        said += ", the others (no finding or no treatment under a heading) are called CORRECT"
+    return f"{said}; "

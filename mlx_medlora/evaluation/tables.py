@@ -7,24 +7,32 @@ from collections.abc import Mapping
 from rich.table import Table
 
 from mlx_medlora.evaluation.gate import title
-from mlx_medlora.evaluation.meanings import CARD_KEYS, MEANINGS, RATES
-from mlx_medlora.evaluation.results import Comparison, GateReport, Measure, Misses, Scorecard, Scores
-from mlx_medlora.evaluation.results.measures import Interval
+from mlx_medlora.evaluation.meanings import CARD_KEYS, MEANINGS
+from mlx_medlora.evaluation.results import (
+    Calibration,
+    Comparison,
+    GateReport,
+    Measure,
+    Misses,
+    Scorecard,
+    Scores,
+)
+from mlx_medlora.evaluation.shown import NO_SHARES, bounds, places, ranged
+from mlx_medlora.evaluation.shown import percent as shown_percent
 
 MORE = ("balanced_accuracy", "ppv", "npv", "f1", "mcc", "auroc", "auprc")
 
 
 def percent(value: float | None) -> str:
     """0.9 -> `90.0 %`; None -> `no cases`."""
-    return "no cases" if value is None else f"{100 * value:.1f} %"
+    return "no cases" if value is None else shown_percent(value)
 
 
 def with_interval(value: float | None, interval: tuple[float, float] | None, count: int, n: int) -> str:
     """`90.0 % (81.2-95.0), 36 of 40`."""
     if value is None or interval is None:
         return "no cases"
-    low, high = (f"{100 * bound:.1f}" for bound in interval)
-    return f"{percent(value)} ({low}-{high}), {count} of {n}"
+    return f"{percent(value)} ({bounds(interval)}), {count} of {n}"
 
 
 def figure(found: Measure) -> str:
@@ -33,17 +41,7 @@ def figure(found: Measure) -> str:
         return found.reason or "none"
     if found.count is not None:
         return with_interval(found.value, found.interval, found.count, found.n)
-    return _ranged(found.value, found.interval, rate=found.name in RATES)
-
-
-def _ranged(value: float, interval: Interval | None, *, rate: bool) -> str:
-    """0.9 with its interval: `0.900 (0.850 to 0.930)` for a `rate`, else `90.0 % (85.0-93.0)`."""
-    scale, places, unit = (1, 3, "") if rate else (100, 1, " %")
-    shown = f"{scale * value:.{places}f}{unit}"
-    if interval is None:
-        return f"{shown} (no interval)"
-    low, high = (f"{scale * bound:.{places}f}" for bound in interval)
-    return f"{shown} ({low} to {high})" if rate else f"{shown} ({low}-{high})"
+    return ranged(found.value, found.interval, share=found.name not in NO_SHARES)
 
 
 def scorecard_table(cards: Mapping[str, Scorecard], *, more: bool = False) -> Table:
@@ -64,7 +62,7 @@ def scorecard_table(cards: Mapping[str, Scorecard], *, more: bool = False) -> Ta
         table.add_row(name.replace("_", " "), *(figure(card.measures[name]) for card in cards.values()))
     table.add_row(
         "unreadable answers (counted wrong)",
-        *(f"{percent(card.invalid_rate)}, {card.invalid} of {card.n}" for card in cards.values()),
+        *(figure(card.measures["invalid_rate"]) for card in cards.values()),
         end_section=True,
     )
     fields = dict.fromkeys(field for card in cards.values() for field in card.by) if more else ("modality",)
@@ -81,6 +79,16 @@ def _group_rows(table: Table, field: str, cards: Mapping[str, Scorecard]) -> Non
         groups = (card.by.get(field, {}).get(name) for card in cards.values())
         cells = ("no cases" if group is None else accuracy(group) for group in groups)
         table.add_row(f"{prefix}{name}", *cells, end_section=place == len(names))
+
+
+def calibration_line(found: Calibration) -> str:
+    """`ECE 0.031 (0.000 to 0.060), Brier 0.050 (0.030 to 0.070), log loss 0.200 (0.150 to 0.260)`."""
+    figures = {
+        "ECE": (found.ece, found.ece_interval),
+        "Brier": (found.brier.value or 0.0, found.brier.interval),
+        "log loss": (found.log_loss, found.log_loss_interval),
+    }
+    return ", ".join(f"{name} {ranged(*pair, share=False)}" for name, pair in figures.items())
 
 
 def misses_table(found: Misses) -> Table:
@@ -102,7 +110,8 @@ def gates_table(report: GateReport) -> Table:
     for gate in report.gates:
         shown = gate.reason
         if gate.value is not None:
-            shown = _ranged(gate.value, gate.interval, rate=gate.measure in RATES) + f", n = {gate.n}"
+            share = gate.measure not in NO_SHARES
+            shown = ranged(gate.value, gate.interval, share=share) + f", n = {gate.n}"
         table.add_row(title(gate), gate.verdict, shown, "" if gate.needed is None else f"about {gate.needed}")
     return table
 
@@ -132,7 +141,7 @@ def comparison_table(found: Comparison) -> Table:
 def _short(found: Measure) -> str:
     if found.value is None or found.interval is None:
         return "none"
-    return f"{100 * found.value:.1f} ({100 * found.interval[0]:.1f}-{100 * found.interval[1]:.1f})"
+    return f"{places(found.value)} ({bounds(found.interval)})"
 
 
 def _points(found: Measure) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -13,10 +16,11 @@ from mlx_medlora.lora.adapter import AdapterConfig
 from mlx_medlora.lora.provenance import RUN, Provenance
 
 CARD = "README.md"
+_YAML_WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
 
 _HEAD = """\
 ---
-base_model: {{ base }}
+base_model: {{ base | yaml }}
 library_name: {{ library }}
 pipeline_tag: image-text-to-text
 license: other
@@ -37,13 +41,13 @@ _TEMPLATE = """
 | | |
 |---|---|
 | base model | `{{ base }}` |
-| layers | {{ config.modules | length }} ({{ config.target | join(", ") }}) |
-| rank, alpha, dropout | {{ config.rank }}, {{ "%g" % config.alpha }}, {{ "%g" % config.dropout }} |
-| form | {{ form }} |
-{%- if config.save_modules %}
-| saved whole | {{ config.save_modules | join(", ") }} |
+| layers | {{ made.layers }} ({{ made.target }}) |
+| rank, alpha, dropout | {{ made.rank }}, {{ "%g" % made.alpha }}, {{ "%g" % made.dropout }} |
+| form | {{ made.form }} |
+{%- if made.saved %}
+| saved whole | {{ made.saved }} |
 {%- endif %}
-| written by | mlx-medlora {{ version }} |
+| written by | {{ made.writer }} |
 
 ## Training data
 
@@ -68,6 +72,8 @@ Source: {{ source }}
 What of the data this directory holds:
 {% for line in contains %}
 - {{ line }}
+{%- else %}
+- Not known: another tool made the adapter.
 {%- endfor %}
 
 ## Figures on the validation split
@@ -107,26 +113,59 @@ use that they contain.
 """
 
 
+@dataclass(frozen=True)
+class Made:
+    """How an adapter was made, as its card says it."""
+
+    base: str
+    layers: int
+    target: str
+    rank: str
+    alpha: float
+    dropout: float
+    form: str
+    saved: str
+    writer: str
+
+
 def model_card(adapter: Path, config: AdapterConfig, about: Provenance) -> str:
     """The model card of the adapter in `adapter`: its data as `about` says, the figures of its `run.json`."""
     path = adapter / RUN
     raw = read_json(path) if path.is_file() else {}
     run: dict[str, Any] = raw if isinstance(raw, dict) else {}
-    kind = "DoRA" if config.dora else "LoRA"
-    form = f"rank-stabilised {kind}" if config.rslora else kind
+    made = Made(
+        base=config.base.id,
+        layers=len(config.modules),
+        target=", ".join(config.target),
+        rank=str(config.rank),
+        alpha=config.alpha,
+        dropout=config.dropout,
+        form=form_of(dora=config.dora, rslora=config.rslora),
+        saved=", ".join(config.save_modules),
+        writer=f"mlx-medlora {__version__}",
+    )
+    return card_of(made, about, _figures(run))
+
+
+def form_of(*, dora: bool, rslora: bool) -> str:
+    """`LoRA`, `rank-stabilised DoRA`..."""
+    kind = "DoRA" if dora else "LoRA"
+    return f"rank-stabilised {kind}" if rslora else kind
+
+
+def card_of(made: Made, about: Provenance, figures: dict[str, str]) -> str:
+    """The model card of an adapter so made, of this data, with the figures that training gave."""
     return _rendered(
         _HEAD + _TEMPLATE + _LICENCE,
-        base=config.base.id,
+        base=made.base,
         library="peft",
-        heading=f"LoRA adapter for {config.base.id}",
-        config=config,
-        form=form,
-        version=__version__,
+        heading=f"LoRA adapter for {made.base}",
+        made=made,
         data=about.splits,
         source=about.source,
         warning=about.warning,
         contains=about.contains,
-        figures=_figures(run),
+        figures=figures,
     )
 
 
@@ -137,7 +176,15 @@ def base_card(model: str) -> str:
 
 
 def _rendered(template: str, **values: Any) -> str:
-    return Environment(undefined=StrictUndefined, autoescape=False).from_string(template).render(values)
+    environment = Environment(undefined=StrictUndefined, autoescape=False)
+    environment.filters["yaml"] = _yaml
+    return environment.from_string(template).render(values)
+
+
+def _yaml(text: str) -> str:
+    """A word as it stands, and anything else in quotes: a name is no YAML."""
+    plain = re.fullmatch(r"[A-Za-z][\w./-]*", text) and text.lower() not in _YAML_WORDS
+    return text if plain else json.dumps(text)
 
 
 def _figures(run: dict[str, Any]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from mlx_medlora.cases.rows import read_jsonl
 from mlx_medlora.errors import InputError
-from mlx_medlora.evaluation.adapters import adapter_of
+from mlx_medlora.evaluation.adapters import adapter_of, record_of
 from mlx_medlora.evaluation.results import Heatmaps, Measure
 from mlx_medlora.evaluation.runs import HEATMAPS, Run
 from mlx_medlora.files import read_json
@@ -153,7 +153,7 @@ def look_beside(run: Run, adapter: Path | None = None) -> Beside:
             raise
         notes.append(f"{error.message}: {UNREAD}")
     return Beside(
-        record=_object(adapter, "run.json", notes),
+        record=_record(adapter, notes),
         base=_base(_object(adapter, "adapter_config.json", notes)),
         curve=_curve(adapter, notes),
         certificate=next(_certificates([directory, adapter, model], notes), None),
@@ -179,6 +179,15 @@ def _object(directory: Path | None, name: str, notes: list[str]) -> dict[str, An
         notes.append(f"{name} could not be read: {error.message}")
         return {}
     return raw if isinstance(raw, dict) else {}
+
+
+def _record(adapter: Path | None, notes: list[str]) -> dict[str, Any]:
+    """`run.json`, or what an exported adapter says of its data."""
+    try:
+        return {} if adapter is None else record_of(adapter)
+    except InputError as error:
+        notes.append(f"the adapter's record could not be read: {error.message}")
+        return {}
 
 
 def _base(config: dict[str, Any]) -> str | None:

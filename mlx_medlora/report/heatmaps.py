@@ -10,10 +10,11 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mlx_medlora.evaluation.results import GateResult, Heatmaps
 from mlx_medlora.evaluation.results.suite import ALL
+from mlx_medlora.evaluation.shown import NO_SHARES, amount, bounds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,17 +31,21 @@ NAMES = {
 }
 MOST = 12  # rows, and columns; the page's tables have the others
 _LONGEST = 24
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
 class Map:
-    """One heatmap: `rows` and `columns` by name, and the cells there are, by row and column."""
+    """One heatmap: `rows` and `columns` by name, and the cells there are, by row and column.
+
+    The row None is of all modalities together.
+    """
 
     name: str
     title: str
-    rows: list[str]
+    rows: list[str | None]
     columns: list[str]
-    cells: dict[tuple[str, str], GateResult]
+    cells: dict[tuple[str | None, str], GateResult]
     left_out: int
 
     @property
@@ -52,10 +57,25 @@ class Map:
     def alt(self) -> str:
         """Every cell in words, for whoever does not see it."""
         said = (
-            f"{_short(row)}, {_heading(column)}: {SIGNS[cell.verdict][2:]}, {' '.join(_figures(cell))}"
+            f"{self.label(row)}, {_heading(column)}: {cell.verdict}, {' '.join(self.lines(row, column)[1:])}"
             for (row, column), cell in self.cells.items()
         )
         return f"{self.title}. " + "; ".join(" ".join(one.split()) for one in said)
+
+    def label(self, row: str | None) -> str:
+        """What stands beside a row; that of all together is never called as a modality is."""
+        return _short(row) if row is not None else "all together" if ALL in self.rows else ALL
+
+    def rules(self, column: str) -> list[str]:
+        """The rules of the modalities' cells in a column."""
+        found = (cell.rule for (row, name), cell in self.cells.items() if name == column and row is not None)
+        return list(dict.fromkeys(found))
+
+    def lines(self, row: str | None, column: str) -> list[str]:
+        """A cell: its verdict, its figures, and its rule where the column has several."""
+        cell = self.cells[row, column]
+        ruled = row is not None and len(self.rules(column)) > 1
+        return [SIGNS[cell.verdict], *_figures(cell), *([cell.rule] if ruled else [])]
 
 
 def maps(found: Heatmaps) -> list[Map]:
@@ -77,7 +97,9 @@ def paint(figure: Figure, found: Map) -> None:
     axes = figure.add_subplot()
     for row, name in enumerate(found.rows):
         for column, heading in enumerate(found.columns):
-            _cell(axes, column, row, found.cells.get((name, heading)))
+            cell = found.cells.get((name, heading))
+            lines = [] if cell is None else found.lines(name, heading)
+            _cell(axes, column, row, cell, lines)
     axes.set_xlim(-0.5, len(found.columns) - 0.5)
     axes.set_ylim(len(found.rows) - 0.5, -0.5)
     _labels(axes, found)
@@ -105,22 +127,23 @@ def write_heatmaps(directory: Path, found: Heatmaps) -> list[Path]:
 
 
 def _map(name: str, title: str, cells: Sequence[GateResult], key: str) -> Map:
-    placed = {}
+    placed: dict[tuple[str | None, str], GateResult] = {}
     for cell in cells:
         group = cell.group or {}
-        placed[group.get("modality", ALL), group.get(key, cell.measure)] = cell
-    rows, columns = (list(dict.fromkeys(place[side] for place in placed)) for side in (0, 1))
+        placed[group.get("modality"), group.get(key, cell.measure)] = cell
+    rows = list(dict.fromkeys(row for row, _ in placed))
+    columns = list(dict.fromkeys(column for _, column in placed))
     shown, headed = _most(rows), _most(columns)
     kept = {place: cell for place, cell in placed.items() if place[0] in shown and place[1] in headed}
     return Map(name, title, shown, headed, kept, len(rows) - len(shown) + len(columns) - len(headed))
 
 
-def _most(names: list[str]) -> list[str]:
+def _most(names: list[Name]) -> list[Name]:
     """The first of them and always the last, which is that of all."""
     return names if len(names) <= MOST else [*names[: MOST - 1], names[-1]]
 
 
-def _cell(axes: Axes, x: int, y: int, cell: GateResult | None) -> None:
+def _cell(axes: Axes, x: int, y: int, cell: GateResult | None, lines: Sequence[str]) -> None:
     from matplotlib.patches import Rectangle
 
     corner = (x - 0.47, y - 0.46)
@@ -141,36 +164,26 @@ def _cell(axes: Axes, x: int, y: int, cell: GateResult | None) -> None:
         box.set_edgecolor("#b9b39b")  # the hatch's colour too: letters must stay readable on it
     axes.add_patch(box)
     behind = {"facecolor": FILLS[cell.verdict], "edgecolor": "none", "pad": 1.5}
-    text = "\n".join([SIGNS[cell.verdict], *_figures(cell)])
-    axes.text(x, y, text, ha="center", va="center", fontsize=8, linespacing=1.25, color=INK, bbox=behind)
+    axes.text(
+        x, y, "\n".join(lines), ha="center", va="center", fontsize=8, linespacing=1.25, color=INK, bbox=behind
+    )
 
 
 def _figures(cell: GateResult) -> list[str]:
-    """`98.0 %`, `(93.0-99.4)`, `n = 100`."""
+    """`98.0 %, n = 100` and `(93.0-99.4)`; without percent where it is no share."""
     if cell.value is None:
         return [f"n = {cell.n}"]
-    value = f"{100 * cell.value:.1f} %"
+    share = cell.measure not in NO_SHARES
+    value = amount(cell.value, share=share)
     if cell.interval is None:
         return [value, f"n = {cell.n}"]
-    low, high = (f"{100 * bound:.1f}" for bound in cell.interval)
-    return [f"{value}, n = {cell.n}", f"({low}-{high})"]
+    return [f"{value}, n = {cell.n}", f"({bounds(cell.interval, share=share)})"]
 
 
 def _labels(axes: Axes, found: Map) -> None:
-    rules = {column: cell.rule for (_, column), cell in found.cells.items()}  # the last row's: of all
-    others = {
-        column: cell.rule
-        for (row, column), cell in found.cells.items()
-        if row != ALL and cell.rule != rules[column]
-    }
-    heads = []
-    for column in found.columns:
-        rule = rules[column]
-        if column in others:
-            rule = f"{others[column]}\n({ALL}: {rule})"
-        heads.append(f"{_heading(column)}\n{rule}")
+    heads = [f"{_heading(column)}\n{_rule(found, column)}" for column in found.columns]
     axes.set_xticks(range(len(heads)), heads, fontsize=8, color=INK)
-    axes.set_yticks(range(len(found.rows)), [_short(name) for name in found.rows], fontsize=9, color=INK)
+    axes.set_yticks(range(len(found.rows)), [found.label(name) for name in found.rows], fontsize=9, color=INK)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     note = "Hatched: the 95 % interval lies on both sides of the gate. Thick frame: it fails."
@@ -178,6 +191,15 @@ def _labels(axes: Axes, found: Map) -> None:
         note += f" {found.left_out} more rows or columns are not shown."
     axes.set_title(found.title, fontsize=10, loc="left", color=INK)
     axes.set_xlabel(note, fontsize=8, loc="left", color=INK)
+
+
+def _rule(found: Map, column: str) -> str:
+    """What a column is held against: the modalities, and all together where that is another rule."""
+    rules, whole = found.rules(column), found.cells.get((None, column))
+    rule = rules[0] if len(rules) == 1 else "the gate stands in each cell"
+    if whole is None or rules == [whole.rule]:
+        return rule
+    return f"{rule}\n({found.label(None)}: {whole.rule})" if rules else whole.rule
 
 
 def _heading(name: str) -> str:

@@ -1,4 +1,4 @@
-"""A run's figures in the hub's model card: `model-index` in the front matter, and a section to read."""
+"""A run's evidence in the hub's model card: `model-index` in the front matter, and a section to read."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
-from mlx_medlora.evaluation.results import GateReport, Scorecard
-from mlx_medlora.report.words import demand, figure, group_name, interval, last_part, short, title
+from mlx_medlora.evaluation.results import Scorecard
+from mlx_medlora.report.card_sections import sections
+from mlx_medlora.report.sources import Evidence
+from mlx_medlora.report.words import last_part, title
 
 # The hub's names of metrics, where it has one for what is meant here.
 TYPES = {"f1": "f1", "mcc": "matthews_correlation", "auroc": "roc_auc", "accuracy": "accuracy"}
 HEADING = "## Evaluation"
 
 
-def with_figures(card: str, found: Scorecard) -> str:
-    """`card`, a model card's whole text, with the figures of `found` in front matter and body.
+def with_evidence(card: str, evidence: Evidence) -> str:
+    """`card`, a model card's whole text, with the figures of `evidence` in front matter and body.
 
     Raises ValueError where the front matter is not the hub's.
     """
-    whole = ModelCard(card)
+    whole, found = ModelCard(card), evidence.scorecard
     base = whole.data.base_model
     whole.data.model_name = last_part(found.about.get("adapter") or found.about.get("model") or base)
     whole.data.eval_results = results(found)
-    whole.text = _placed(whole.text, section(found))
+    whole.text = _placed(whole.text, section(evidence))
     return str(whole)
 
 
@@ -45,7 +47,7 @@ def results(found: Scorecard) -> list[EvalResult]:
             metric_type=TYPES.get(one.name, one.name),
             metric_name=title(one.name),
             metric_value=round(one.value, 6),
-            metric_args={"n": one.n, "interval_95": None if one.interval is None else list(one.interval)},
+            metric_args={"n": one.n, "interval_95": one.interval and [round(end, 9) for end in one.interval]},
             **shared,
         )
         for one in found.measures.values()
@@ -53,48 +55,9 @@ def results(found: Scorecard) -> list[EvalResult]:
     ]
 
 
-def section(found: Scorecard) -> str:
-    """The figures as Markdown."""
-    about = found.about
-    lines = [
-        HEADING,
-        "",
-        found.notice,
-        "",
-        f"{found.n} cases ({found.errors} with an error, {found.valid} valid) of the split "
-        f"{_cell(about.get('split', 'unnamed'))}, "
-        f"SHA-256 `{_cell(str(about.get('split_sha256', 'unknown'))[:16])}`.",
-        "",
-        "| figure | value | 95 % interval | cases | meaning |",
-        "|---|---|---|---|---|",
-    ]
-    for one in found.measures.values():
-        card = f" (the card's {one.card_name})" if one.card_name else ""
-        row = (title(one.name) + card, figure(one), interval(one), str(one.n), one.reason or one.meaning)
-        lines.append("| " + " | ".join(_cell(part, 300) for part in row) + " |")
-    lines += ["", "| modality | accuracy | 95 % interval | cases |", "|---|---|---|---|"]
-    for name, scores in found.by_modality.items():
-        one = scores.measures["accuracy"]
-        lines.append(f"| {_cell(name)} | {figure(one)} | {interval(one)} | {scores.n} |")
-    if found.gates is not None:
-        lines += ["", *_gates(found.gates)]
-    if found.sample_size is not None:
-        lines += ["", found.sample_size.sentence]
-    return "\n".join(lines)
-
-
-def _gates(report: GateReport) -> list[str]:
-    lines = [f"Gates ({_cell(last_part(report.source))}): **{report.verdict}**", ""]
-    lines += ["| gate | cases | verdict |", "|---|---|---|"]
-    for gate in report.gates:
-        words = f"{demand(gate.measure)} {gate.rule}, {group_name(gate)}"
-        lines.append(f"| {_cell(words, 200)} | {gate.n} | {gate.verdict} |")
-    return lines
-
-
-def _cell(text: object, most: int = 80) -> str:
-    """Text that stays within its cell and is no markup."""
-    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", short(text, most))
+def section(evidence: Evidence) -> str:
+    """What the page says, as Markdown and without any case."""
+    return "\n\n".join([HEADING, *("\n".join(block) for block in sections(evidence))])
 
 
 def _placed(text: str, evaluation: str) -> str:

@@ -128,7 +128,8 @@ def _environment() -> Environment:
     )
     shown = (
         *(words.plain, words.short, words.last_part, words.title, words.demand, words.group_name),
-        *(words.number, words.percent, words.figure, words.interval, words.span, words.points),
+        *(words.number, words.percent, words.figure, words.interval, words.span, words.within),
+        words.points,
     )
     environment.filters.update({function.__name__: function for function in shown})
     environment.globals.update(SYMBOLS=words.SYMBOLS)

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlx_medlora.cases.schema import Case
 from mlx_medlora.errors import InputError
+from mlx_medlora.evaluation.adapters import caveat
 from mlx_medlora.evaluation.results import Comparison, Paired, Prediction, Scorecard
 from mlx_medlora.evaluation.runs import Run, cases_of
 from mlx_medlora.files import read_json
@@ -32,13 +33,17 @@ class Options:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A run, its cases where they could be found (`absent` says why not), and what lies beside it."""
+    """A run, its cases where they could be found (`absent` says why not), and what lies beside it.
+
+    `splits` are those that the cases' dataset has.
+    """
 
     scorecard: Scorecard
     predictions: list[Prediction]
     directory: Path
     cases: dict[str, Case] = field(default_factory=dict)
     images: dict[str, tuple[Path, ...]] = field(default_factory=dict)
+    splits: tuple[str, ...] = ()
     absent: str | None = None
     beside: Beside = field(default_factory=Beside)
     comparison: Comparison | None = None
@@ -62,12 +67,10 @@ class Evidence:
         return any(name is not None and last_part(name) == TOY for name in names)
 
     @property
-    def trained_on_these(self) -> bool:
-        """Whether the adapter's record says that it was trained on these very cases."""
-        data = self.beside.record.get("data")
-        train = data.get("train") if isinstance(data, dict) else None
-        own = self.about.get("split_sha256")
-        return isinstance(train, dict) and own is not None and train.get("sha256") == own
+    def caveat(self) -> str | None:
+        """What to say where training saw these very cases, by the adapter's record."""
+        about = self.about
+        return caveat(self.beside.record, about.get("split_sha256"), about.get("split"), self.splits)
 
     def pairs(self) -> list[Paired]:
         """The comparisons of this run with others, the first run as the base; empty without any."""
@@ -87,9 +90,11 @@ def gather(
     """
     cases: dict[str, Case] = {}
     images: dict[str, tuple[Path, ...]] = {}
+    splits: tuple[str, ...] = ()
     absent = None
     try:
         dataset, cases = cases_of(run, data)
+        splits = dataset.splits()
         images = {name: dataset.image_files(case) for name, case in cases.items()}
     except InputError as error:
         if data is not None:
@@ -101,10 +106,16 @@ def gather(
         directory=run.directory,
         cases=cases,
         images=images,
+        splits=splits,
         absent=absent,
         beside=look_beside(run, adapter),
         comparison=comparison or _kept_comparison(run),
     )
+
+
+def without_cases(run: Run, adapter: Path | None = None) -> Evidence:
+    """The evidence of a run without its cases, which are not read. Raises InputError as `gather`."""
+    return Evidence(run.scorecard, run.predictions, run.directory, beside=look_beside(run, adapter))
 
 
 def _kept_comparison(run: Run) -> Comparison | None:

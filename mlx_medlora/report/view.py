@@ -79,8 +79,8 @@ def alerts(evidence: Evidence) -> list[str]:
         found.append(f"The image gives few of its right answers. The verdict: {plain(dependence.verdict)}.")
     if dependence is not None and dependence.shortcut:
         found.append("The text alone gives answers away: what looks like seeing may be reading.")
-    if evidence.trained_on_these:
-        found.append("The adapter was trained on these very cases: the figures say nothing of new ones.")
+    if evidence.caveat is not None:
+        found.append(f"{evidence.caveat[0].upper()}{evidence.caveat[1:]}.")
     point = evidence.scorecard.operating_point
     if point is not None:
         found += [f"{plain(warning[:1]).upper()}{plain(warning[1:])}." for warning in point.warnings]

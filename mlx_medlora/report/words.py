@@ -8,8 +8,9 @@ from pathlib import PurePosixPath, PureWindowsPath
 
 from mlx_medlora.evaluation.results import GateResult, Measure
 from mlx_medlora.evaluation.results.measures import Interval
+from mlx_medlora.evaluation.shown import NO_SHARES, places
 
-RATES = ("f1", "mcc", "auroc", "auprc", "brier", "kl", "loss_change")  # figures that are no share of anything
+RATES = NO_SHARES
 ABSENT = "n/a"  # a figure that cannot be had; its reason stands beside
 NARROW = "\u00a0"
 SYMBOLS = {"pass": "✓", "fail": "✗", "undecided": "?"}
@@ -83,8 +84,8 @@ def number(value: object) -> str:
 
 
 def percent(value: float | None) -> str:
-    """0.9 -> `90.0 %`, its space one that does not break; None -> `n/a`."""
-    return ABSENT if value is None else f"{100 * value:.1f}{NARROW}%"
+    """0.9 -> `90.0 %`, its spaces ones that do not break; None -> `n/a`."""
+    return ABSENT if value is None else f"{places(value)} %".replace(" ", NARROW)
 
 
 def figure(found: Measure | GateResult, *, rate: bool | None = None) -> str:
@@ -109,7 +110,15 @@ def _is_rate(found: Measure | GateResult, rate: bool | None) -> bool:
 
 def span(bounds: Interval | None) -> str:
     """(0.812, 0.95) -> `81.2 to 95.0 %`."""
-    return "no interval" if bounds is None else f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}{NARROW}%"
+    if bounds is None:
+        return "no interval"
+    low, high = (places(bound).replace(" ", NARROW) for bound in bounds)
+    return f"{low} to {high}{NARROW}%"
+
+
+def within(bounds: Interval | None) -> str:
+    """(0.1, 0.25) -> `0.100 to 0.250`, of what is no share."""
+    return "no interval" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
 
 
 def points(found: Measure) -> str:

@@ -231,6 +231,42 @@ def test_an_adapter_s_own_training_cases_are_told(
     )
 
 
+def test_cases_that_chose_the_epoch_are_told(
+    place: list[str | Path], adapter: Path, phantom_dataset: Path, tmp_path: Path, call: Call
+) -> None:
+    """By `run.json`, and by what an exported adapter says of its data; having learned them is graver."""
+    data = shutil.copytree(phantom_dataset, tmp_path / "data")
+    (data / "test.jsonl").unlink(missing_ok=True)
+    arguments = [*place[:2], "--data", data, "--no-forgetting"]
+    _, card, said = call("eval", *arguments, "--adapter", adapter, "--output", tmp_path / "a")
+    assert "chose the adapter's epoch" not in said
+    record = json.loads((adapter / "run.json").read_text())
+    own = card["about"]["split_sha256"]
+    record["data"]["val"]["sha256"] = own
+    (adapter / "run.json").write_text(json.dumps(record))
+    said = call("eval", *arguments, "--adapter", adapter, "--output", tmp_path / "b")[2]
+    wanted = "these very cases chose the adapter's epoch: new cases will do worse"
+    assert f"{wanted}; keep a test split for the claim" in " ".join(said.split())
+    page = (tmp_path / "b" / "report.html").read_text()
+    assert "These very cases chose the adapter&#39;s epoch" in page
+    assert page.index("These very cases chose") < page.index("Verdict")
+    status, _, said = call("calibrate", *arguments[:4], "--adapter", adapter, "--max-false-flag", "0.1")
+    assert (status, "chose the adapter" in said) == (0, False)
+    shutil.copy(data / "train.jsonl", data / "test.jsonl")
+    (adapter / "run.json").unlink()
+    (adapter / "training_data.json").write_text(json.dumps({"splits": record["data"]}))
+    assert call("report", tmp_path / "b")[0] == 0
+    page = (tmp_path / "b" / "report.html").read_text()
+    assert "for a claim evaluate the split test (--split test)." in page
+    (data / "test.jsonl").unlink()
+    for name in ("train", "val"):
+        record["data"][name]["sha256"] = own
+    (adapter / "run.json").write_text(json.dumps(record))
+    said = call("eval", *arguments, "--adapter", adapter, "--output", tmp_path / "c")[2]
+    assert "trained on these very cases" in said
+    assert "chose the adapter" not in said
+
+
 def test_for_people(
     place: list[str | Path], adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

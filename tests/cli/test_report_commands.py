@@ -121,6 +121,22 @@ def test_model_card(runs: dict[str, Path], tmp_path: Path, call: Call) -> None:
         assert ("## Training data" in text) == (name == "tuned")
 
 
+def test_model_card_of_a_peft_adapter(place: list[str | Path], tmp_path: Path, call: Call) -> None:
+    adapter = shutil.copytree(ROOT / "adapters" / "reference-peft", tmp_path / "peft")
+    run, card = tmp_path / "run", tmp_path / "README.md"
+    arguments = [*place, "--adapter", adapter, "--no-forgetting", "--no-report", "--output", run]
+    assert call("eval", *arguments)[0] == 0
+    status, _, said = call("model-card", run, "--output", card)
+    assert (status, said) == (0, "")
+    text = card.read_text()
+    for wanted in ("| rank, alpha, dropout | 16, 32, 0.1 |", "model-index:", "### Errors not found"):
+        assert wanted in text
+    assert "case_" not in text
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert "not those that were evaluated" in call("model-card", run, "--output", card)[2]
+
+
 def test_the_adapter_is_told_by_its_weights(
     place: list[str | Path], runs: dict[str, Path], tmp_path: Path, call: Call
 ) -> None:

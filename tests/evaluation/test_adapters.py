@@ -1,14 +1,59 @@
+import json
 from pathlib import Path
+from typing import Any
 
-from mlx_medlora.evaluation.adapters import WEIGHTS, digest
+import pytest
+
+from mlx_medlora.evaluation.adapters import CHOSE, RECORDS, TRAINED, WEIGHTS, caveat, digest, record_of
 from mlx_medlora.files import sha256
-from mlx_medlora.lora import adapter, peft
+from mlx_medlora.lora import adapter, peft, provenance
 
+VAL = {"val": {"sha256": "own"}}
 REFERENCE = Path(__file__).resolve().parents[2] / "adapters"
 
 
 def test_an_adapter_of_either_form_is_told_by_its_weights(tmp_path: Path) -> None:
+    assert [name for name, _ in RECORDS] == [provenance.RUN, provenance.TRAINING_DATA]
     assert WEIGHTS == (adapter.WEIGHTS, peft.WEIGHTS)
     for name, file in zip(("reference", "reference-peft"), WEIGHTS, strict=True):
         assert digest(REFERENCE / name) == sha256(REFERENCE / name / file)
     assert digest(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("record", "split", "splits", "wanted"),
+    [
+        ({}, "val", (), None),
+        ({"data": {"train": {"sha256": "own"}, "val": {"sha256": "own"}}}, "val", (), TRAINED),
+        ({"data": {"val": {"sha256": "own"}}}, "val", ("val",), f"{CHOSE}; keep a test split for the claim"),
+        (
+            {"data": {"val": {"sha256": "own"}}, "best_by": "validation loss"},
+            "val",
+            ("train", "val", "test"),
+            f"{CHOSE}; for a claim evaluate the split test (--split test)",
+        ),
+        (
+            {"data": {"val": {"sha256": "own"}}},
+            "test",
+            ("test",),
+            f"{CHOSE}; keep a test split for the claim",
+        ),
+        ({"data": {"val": {"sha256": "own"}}, "best_by": "the last epoch"}, "val", (), None),
+        ({"data": {"val": {"sha256": "other"}}}, "val", (), None),
+        ({"data": ["val"]}, "val", (), None),
+        ({"data": {"val": "own"}}, "val", (), None),
+    ],
+)
+def test_what_training_used_these_cases_for(
+    record: dict[str, Any], split: str, splits: tuple[str, ...], wanted: str | None
+) -> None:
+    assert caveat(record, "own", split, splits) == wanted
+    assert caveat(record, None, split, splits) is None
+
+
+def test_the_record_of_a_trained_and_of_an_exported_adapter(tmp_path: Path) -> None:
+    assert record_of(tmp_path) == {}
+    (tmp_path / "training_data.json").write_text(json.dumps({"splits": {"val": {"sha256": "a"}}}))
+    assert record_of(tmp_path)["data"] == {"val": {"sha256": "a"}}
+    (tmp_path / "run.json").write_text(json.dumps({"data": {"val": {"sha256": "b"}}, "updates": 3}))
+    assert record_of(tmp_path) == {"data": {"val": {"sha256": "b"}}, "updates": 3}

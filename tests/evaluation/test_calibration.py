@@ -52,6 +52,66 @@ def test_against_scikit_learn(seed: int, scored: Make) -> None:
     assert found.brier.interval[0] < found.brier.value < found.brier.interval[1]
 
 
+def test_bins_keep_a_patient_s_cases_together(scored: Make) -> None:
+    """Forty cases of two patients are two things known, not forty."""
+    rows = [("ERROR" if number < 20 else "CORRECT", 0.55) for number in range(40)]
+    alone = reliability(Tally.of(scored(rows)))
+    cases = [
+        case.model_copy(update={"patient_id": f"p{number // 20}"}) for number, case in enumerate(scored(rows))
+    ]
+    two = reliability(Tally.of(cases))
+    assert alone is not None
+    assert two is not None
+    [full], [wide] = ([one for one in found.bins if one.n] for found in (alone, two))
+    assert (full.share, wide.share) == (0.5, 0.5)
+    assert full.interval == pytest.approx((0.352, 0.648), abs=1e-3)
+    assert wide.interval is not None
+    assert wide.interval[0] < 0.1
+    assert wide.interval[1] > 0.9
+    assert alone.ece_interval is not None
+    assert (two.ece_interval, two.log_loss_interval) == (None, None)
+
+
+def test_the_interval_of_a_calibrated_model_s_error_reaches_0(scored: Make) -> None:
+    """And that of one that is sure of itself beyond reason does not; both hold the true error."""
+    rng = np.random.default_rng(3)
+    held = {"calibrated": 0, "overconfident": 0}
+    for _ in range(20):
+        odds = rng.normal(0, 2.5, 120)
+        error = rng.random(120) < 1 / (1 + np.exp(-odds))
+        for name, sharper, true in (("calibrated", 1, 0.0), ("overconfident", 4, 0.134)):
+            p = 1 / (1 + np.exp(-sharper * odds))
+            rows = [
+                ("ERROR" if wrong else "CORRECT", float(said)) for wrong, said in zip(error, p, strict=True)
+            ]
+            found = reliability(Tally.of(scored(rows)))
+            assert found is not None
+            assert found.ece_interval is not None
+            low, high = found.ece_interval
+            assert low <= found.ece <= high
+            held[name] += low <= true <= high
+    assert held["calibrated"] >= 18
+    assert held["overconfident"] >= 17
+    assert low > 0.02  # the last one, overconfident
+
+
+def test_the_interval_of_the_log_loss(scored: Make) -> None:
+    """That of a mean: close to the textbook's on many cases, and wider where patients repeat."""
+    rng = np.random.default_rng(5)
+    cases = scored([(("ERROR", "CORRECT")[int(rng.random() < 0.5)], rng.random()) for _ in range(2000)])
+    tally = Tally.of(cases)
+    found = reliability(tally)
+    assert found is not None
+    assert found.log_loss_interval is not None
+    assert tally.p is not None
+    each = -np.log(np.where(tally.error, tally.p, 1 - tally.p))
+    half = 1.96 * each.std() / np.sqrt(2000)
+    assert found.log_loss_interval == pytest.approx((each.mean() - half, each.mean() + half), abs=0.15 * half)
+    certain = reliability(Tally.of(scored([("ERROR", 0.0), ("CORRECT", 1.0)] * 20)))
+    assert certain is not None
+    assert certain.log_loss == pytest.approx(-np.log(np.finfo(float).eps), rel=0.01)
+
+
 @pytest.mark.parametrize("true", [0.4, 1.0, 3.0])
 def test_the_temperature_is_that_of_a_logistic_regression(true: float) -> None:
     """One slope and no intercept: statsmodels' fit of 1 / temperature."""

@@ -63,6 +63,14 @@ def test_filters(run: Path, opened: Open) -> None:
         assert "No case matches" in page.inner_text("#case-status")
 
 
+def test_no_probability_is_rounded_to_certainty(tmp_path: Path, opened: Open) -> None:
+    data = write_dataset(tmp_path / "data", [row(number) for number in range(4)])
+    with opened(write_run(tmp_path / "run", data, [0.99996, 1.0, 0.0004, 0.0])) as page:
+        page.locator("#case-sort").select_option("dataset")
+        said = page.locator(".tag", has_text="probability of ERROR").all_text_contents()
+    assert [one.partition(": ")[2] for one in said] == ["> 99.9 %", "100.0 %", "< 0.1 %", "0.0 %"]
+
+
 def test_sorting_and_pages(run: Path, opened: Open) -> None:
     with opened(run) as page:
         assert ids(page)[:4] == ["case_0000", "case_0009", "case_0004", "case_0008"]  # gravest mistakes first

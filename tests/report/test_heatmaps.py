@@ -12,10 +12,12 @@ from mlx_medlora.evaluation.results import GateResult, Heatmaps, Verdict
 from mlx_medlora.report.heatmaps import MOST, Map, maps, paint, write_heatmaps
 
 
-def cell(modality: str, verdict: Verdict, *, n: int = 50, measure: str = "tnr", **group: str) -> GateResult:
+def cell(
+    modality: str | None, verdict: Verdict, *, n: int = 50, measure: str = "tnr", **group: str
+) -> GateResult:
     return GateResult(
         measure=measure,
-        group={"modality": modality, **group},
+        group=({} if modality is None else {"modality": modality}) | group or None,
         rule="at least 95 %",
         at_least=0.95,
         under=None,
@@ -38,7 +40,7 @@ def texts(found: Map) -> list[str]:
 @pytest.fixture
 def both() -> Heatmaps:
     return Heatmaps(
-        by_metric=[cell("xray", "pass"), cell("mri", "undecided"), cell("all", "fail", n=100)],
+        by_metric=[cell("xray", "pass"), cell("mri", "undecided"), cell(None, "fail", n=100)],
         by_error_type=[
             cell("xray", "pass", error_type="dose"),
             cell("xray", "undecided", n=0, error_type="none"),
@@ -63,6 +65,37 @@ def test_cells_are_readable_without_colour(both: Heatmaps) -> None:
     assert boxes[2].get_linewidth() > 2 > boxes[0].get_linewidth()
 
 
+def test_what_is_no_share_has_no_percent() -> None:
+    mcc = cell("xray", "undecided", measure="mcc").model_copy(update={"value": 0.735, "rule": "at least 0.8"})
+    few = cell("mri", "pass").model_copy(update={"value": 2500 / 2501})
+    (only,) = maps(Heatmaps(by_metric=[mcc, few], by_error_type=[]))
+    said = texts(only)
+    assert "? undecided\n0.735, n = 50\n(0.812 to 0.950)" in said
+    assert "✓ pass\n> 99.9 %, n = 50\n(81.2-95.0)" in said
+
+
+def test_a_cell_of_several_gates_says_its_own() -> None:
+    strict = cell("mri", "fail").model_copy(update={"rule": "at least 99 %"})
+    whole = cell(None, "pass").model_copy(update={"rule": "at least 50 %"})
+    (only,) = maps(Heatmaps(by_metric=[cell("xray", "pass"), strict, whole], by_error_type=[]))
+    said = texts(only)
+    assert "✗ fail\n90.0 %, n = 50\n(81.2-95.0)\nat least 99 %" in said
+    assert "TNR: errors found\nthe gate stands in each cell\n(all: at least 50 %)" in said
+    assert "mri, TNR: errors found: fail, 90.0 %, n = 50 (81.2-95.0) at least 99 %" in only.alt
+
+
+def test_a_modality_named_all_is_not_the_total() -> None:
+    (only,) = maps(
+        Heatmaps(
+            by_metric=[cell("all", "fail", n=2), cell("xray", "pass"), cell(None, "pass", n=52)],
+            by_error_type=[],
+        )
+    )
+    assert [only.label(row) for row in only.rows] == ["all", "xray", "all together"]
+    assert [only.cells[row, "tnr"].n for row in only.rows] == [2, 50, 52]
+    assert texts(only)[-3:] == ["all", "xray", "all together"]
+
+
 def test_files_are_the_same_each_time(both: Heatmaps, tmp_path: Path) -> None:
     files = write_heatmaps(tmp_path / "a" / "b", both)
     again = write_heatmaps(tmp_path / "c", both)
@@ -79,10 +112,10 @@ def test_files_are_the_same_each_time(both: Heatmaps, tmp_path: Path) -> None:
 
 
 def test_hostile_and_many_names_are_drawn(tmp_path: Path) -> None:
-    names = [r"$\frac{1$", "</svg><script>", "\u202e\x00", "x" * 300, *(f"m{n}" for n in range(20)), "all"]
+    names = [r"$\frac{1$", "</svg><script>", "\u202e\x00", "x" * 300, *(f"m{n}" for n in range(20)), None]
     found = Heatmaps(by_metric=[cell(name, "pass") for name in names], by_error_type=[])
     (only,) = maps(found)
-    assert (len(only.rows), only.rows[-1], only.left_out) == (MOST, "all", len(names) - MOST)
+    assert (len(only.rows), only.rows[-1], only.left_out) == (MOST, None, len(names) - MOST)
     write_heatmaps(tmp_path, found)
     drawn = (tmp_path / "modality_metric.svg").read_text()
     assert "<script>" not in drawn

@@ -15,8 +15,10 @@ from runs import HOSTILE, row, usual, write_dataset, write_run
 from mlx_medlora.evaluation.runs import read_run
 from mlx_medlora.lora.adapter import read_adapter_config
 from mlx_medlora.lora.model_card import base_card, model_card
+from mlx_medlora.lora.peft_card import peft_card
 from mlx_medlora.lora.provenance import read_provenance
-from mlx_medlora.report.model_card import HEADING, with_figures
+from mlx_medlora.report.model_card import HEADING, with_evidence
+from mlx_medlora.report.sources import without_cases
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,7 +28,7 @@ def card(tmp_path: Path) -> tuple[str, Path]:
     adapter = Path(shutil.copytree(ROOT / "adapters" / "reference", tmp_path / "adapter"))
     run = usual(tmp_path, adapter=str(adapter))
     text = model_card(adapter, read_adapter_config(adapter), read_provenance(adapter))
-    return with_figures(text, read_run(run).scorecard), run
+    return with_evidence(text, without_cases(read_run(run))), run
 
 
 def test_the_hub_s_reader_finds_every_figure(card: tuple[str, Path]) -> None:
@@ -73,12 +75,12 @@ def test_its_body_has_figures_gates_and_no_case(card: tuple[str, Path]) -> None:
 
 def test_the_same_card_twice(card: tuple[str, Path]) -> None:
     text, run = card
-    assert with_figures(text, read_run(run).scorecard).count(HEADING) == 1
+    assert with_evidence(text, without_cases(read_run(run))).count(HEADING) == 1
 
 
 def test_a_model_without_an_adapter(tmp_path: Path) -> None:
     run = usual(tmp_path, model="/home/someone/models/fused")
-    text = with_figures(base_card("/home/someone/models/fused"), read_run(run).scorecard)
+    text = with_evidence(base_card("/home/someone/models/fused"), without_cases(read_run(run)))
     read = ModelCard(text, ignore_metadata_errors=False)
     assert read.data.base_model == "fused"
     assert read.data.eval_results
@@ -90,10 +92,46 @@ def test_names_from_a_dataset_are_no_markup(tmp_path: Path) -> None:
     rows = [row(number, metadata={"modality": f"a|b<script>{HOSTILE}"}) for number in range(3)]
     data = write_dataset(tmp_path / "a b|c", rows)
     run = write_run(tmp_path / "run", data, [0.9, 0.1, 0.9])
-    text = with_figures(base_card("m"), read_run(run).scorecard)
+    text = with_evidence(base_card("m"), without_cases(read_run(run)))
     read = ModelCard(text, ignore_metadata_errors=False)
     assert (read.data.eval_results or [])[0].dataset_type == "a-b-c"
     assert "<script>" not in text.replace("\\<script\\>", "")
     table = [line for line in text.splitlines() if line.startswith("| a\\|b")]
     assert len(table) == 1
     assert json.dumps(table[0])
+
+
+def test_the_card_of_a_peft_adapter(tmp_path: Path) -> None:
+    adapter = Path(shutil.copytree(ROOT / "adapters" / "reference-peft", tmp_path / "adapter"))
+    text = peft_card(adapter, "models/medgemma")
+    said = text.replace("\\", "")
+    for wanted in (
+        "base_model: tiny-medgemma\n",
+        "| layers | 18 (.*language_model.(.*.)?layers.",
+        "| rank, alpha, dropout | 16, 32, 0.1 |",
+        "| form | LoRA |",
+        "| written by | PEFT |",
+        "Not known: another tool made the adapter.",
+    ):
+        assert wanted in said, wanted
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config |= {"base_model_name_or_path": None, "target_modules": ["q_proj", 'v|"<b>\n---'], "use_dora": True}
+    config |= {"peft_version": "0.19.0", "rank_pattern": {"q_proj": 4}, "use_rslora": True}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    splits = {"train": {"rows": 9, "supervised_tokens": 90, "sha256": "abc"}}
+    (adapter / "training_data.json").write_text(json.dumps({"splits": splits, "source": None}))
+    text = peft_card(adapter, '/home/someone/base: "x"\n- y')
+    read = ModelCard(text, ignore_metadata_errors=False)
+    assert read.data.base_model == "base-x---y"
+    assert "/home/someone" not in text
+    for wanted in ("rank-stabilised DoRA", "16 (1 patterns", "PEFT 0.19.0", "| train | 9 | 90 | `abc` |"):
+        assert wanted in text
+    assert "<b>" not in text.replace("\\<b\\>", "")
+    run = usual(tmp_path, adapter=str(adapter))
+    whole = ModelCard(with_evidence(text, without_cases(read_run(run))), ignore_metadata_errors=False)
+    assert whole.data.eval_results
+
+
+@pytest.mark.parametrize("name", ["null", "12", "a: b", 'x"y', "- z", "google/medgemma-4b-it", "Yes"])
+def test_a_base_s_name_is_no_yaml(name: str) -> None:
+    assert ModelCard(base_card(name), ignore_metadata_errors=False).data.base_model == Path(name).name

@@ -32,14 +32,16 @@ class Calibration(StrictModel):
 
     `ece` is the expected calibration error over `bins` of equal width, which rises with few cases a bin;
     `brier` the mean squared difference; `log_loss` in nats; `temperature` what the probabilities were
-    divided by (in log-odds) before.
+    divided by (in log-odds) before. Intervals are None with too few patients or cases to resample.
     """
 
     temperature: float
     n: int
     ece: float
+    ece_interval: Interval | None = None
     brier: Measure
     log_loss: float
+    log_loss_interval: Interval | None = None
     bins: list[Bin]
 
 

@@ -9,15 +9,16 @@ from mlx_medlora.evaluation.results.measures import Measure
 from mlx_medlora.evaluation.results.scorecard import Scorecard
 from mlx_medlora.settings import StrictModel
 
-ALL = "all"  # the row of all modalities together, and the column of all error types
+ALL = "all"  # what the row of all modalities together is called
 
 
 class Heatmaps(StrictModel):
     """Cells held against the gates. `group` has `modality`, in `by_error_type` also `error_type`.
 
-    A modality's cell is held against the gate on that modality where there is one, else against the gate
-    on all cases. In `by_error_type` the figure is the share of errors found; of `none`, of valid treatments
-    found valid.
+    Without `modality` (`group` None in `by_metric`) a cell is of all together. A modality's cell is held
+    against all gates on that measure of that modality where there are any, else against those on all
+    cases; of several it has the worst verdict, and the rule that gave it. In `by_error_type` the figure is
+    the share of errors found; of `none`, of valid treatments found valid.
     """
 
     by_metric: list[GateResult]
@@ -25,10 +26,14 @@ class Heatmaps(StrictModel):
 
 
 class Baseline(StrictModel):
-    """Something simple that answered the same cases; `difference` is the model's accuracy less its."""
+    """Something simple that answered the same cases; `difference` is the model's accuracy less its.
+
+    `read` is how many cases it could read, of rules that need something in a case; None of others.
+    """
 
     name: str
     rule: str
+    read: int | None = None
     scorecard: Scorecard
     difference: Measure
 

@@ -55,11 +55,16 @@
     });
     return box;
   };
+  const percent = (value) => {
+    const text = (100 * value).toFixed(1);
+    if (text === "0.0" && value > 0) return "< 0.1 %";
+    return text === "100.0" && value < 1 ? "> 99.9 %" : `${text} %`;
+  };
   const tags = (row) => {
     const box = make("p");
     const given = [`modality: ${row.modality}`, `right answer: ${row.label}`, `answered: ${row.said ?? "unreadable"}`];
-    if (row.p !== undefined) given.push(`probability of ERROR: ${(100 * row.p).toFixed(1)} %`);
-    if (row.threshold !== undefined) given.push(`threshold: ${(100 * row.threshold).toFixed(1)} %`);
+    if (row.p !== undefined) given.push(`probability of ERROR: ${percent(row.p)}`);
+    if (row.threshold !== undefined) given.push(`threshold: ${percent(row.threshold)}`);
     if (row.near) given.push("≈ near-miss: close to the threshold");
     if (row.severity !== "none") given.push(`severity: ${row.severity}`);
     if (row.error_type !== "none") given.push(`error type: ${row.error_type}`);
