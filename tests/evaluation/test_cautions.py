@@ -42,10 +42,10 @@ def test_an_adapter_that_has_seen_these_cases(table: Make, tmp_path: Path) -> No
     assert cautions(run("base", cases)) == []
     assert cautions(run("new", cases, new)) == []
     assert cautions(run("learned", cases, learned)) == [
-        "its adapter was trained on these very cases: the figures say nothing of new ones"
+        "the adapter was trained on these very cases: the figures say nothing of new ones"
     ]
     assert cautions(run("chosen", cases, chosen)) == [
-        "its adapter's epoch was chosen by these very cases: new cases will do worse"
+        "these very cases chose the adapter's epoch: new cases will do worse; keep a test split for the claim"
     ]
 
 

@@ -200,7 +200,7 @@ def test_a_comparison_carries_each_run_s_warnings(tmp_path: Path) -> None:
     comparison = compare([read_run(other), read_run(run)])
     html = render(gather(read_run(run), comparison=comparison))
     text = seen(html)
-    said = "! run : its adapter's epoch was chosen by these very cases: new cases will do worse."
+    said = "! run : these very cases chose the adapter's epoch: new cases will do worse;"
     assert text.index("Compared with other runs") < text.index(said)
     assert f"{comparison.pairs[0].sentence}" in text
     assert "The test knows nothing of the warnings on run" in text
