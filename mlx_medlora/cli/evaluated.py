@@ -54,20 +54,25 @@ def renderables(columns: dict[str, Scorecard], card: Scorecard, report: GateRepo
 
 
 def about_run(
-    model: str, adapter: Path | None, data: Path, split: str, method: str, fingerprint: str
+    model: str, adapter: Path | None, data: Path, split: str, method: str, split_sha256: str
 ) -> dict[str, Any]:
     """What was evaluated and how, for scorecard.json."""
     from mlx_medlora import __version__
-    from mlx_medlora.evaluation.adapters import DIGEST, digest
+    from mlx_medlora.evaluation.adapters import DIGEST, FINGERPRINTS, digest
+    from mlx_medlora.gemma.fingerprint import fingerprint, source_fingerprint
+    from mlx_medlora.gemma.hub import resolve
     from mlx_medlora.training.record import versions
 
+    place = resolve(model)
+    told = dict(zip(FINGERPRINTS, (fingerprint(place), source_fingerprint(place)), strict=True))
     return {
         "model": model,
+        **told,
         "adapter": None if adapter is None else str(adapter),
         DIGEST: None if adapter is None else digest(adapter),
         "data": str(data),
         "split": split,
-        "split_sha256": fingerprint,
+        "split_sha256": split_sha256,
         "method": method,
         "mlx_medlora": __version__,
         "versions": versions(),

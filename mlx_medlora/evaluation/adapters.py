@@ -12,6 +12,10 @@ from mlx_medlora.files import read_json, sha256
 
 WEIGHTS = ("adapters.safetensors", "adapter_model.safetensors")  # the toolkit's own and PEFT's
 DIGEST = "adapter_sha256"
+FINGERPRINTS = (
+    "fingerprint",
+    "source_fingerprint",
+)  # own, and of what it was converted from
 RECORDS = (("run.json", "data"), ("training_data.json", "splits"))  # file, and its key of the data
 TRAINED = "the adapter was trained on these very cases: the figures say nothing of new ones"
 CHOSE = "these very cases chose the adapter's epoch: new cases will do worse"

@@ -11,10 +11,11 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from mlx_medlora.cases.rows import read_jsonl
 from mlx_medlora.errors import InputError
-from mlx_medlora.evaluation.adapters import adapter_of, record_of
+from mlx_medlora.evaluation.adapters import FINGERPRINTS, adapter_of, record_of
 from mlx_medlora.evaluation.results import Heatmaps, Measure
 from mlx_medlora.evaluation.runs import HEATMAPS, Run
 from mlx_medlora.files import read_json
+from mlx_medlora.report.words import last_part
 
 DEPENDENCE = "dependence.json"
 HEALTH = "health.json"
@@ -156,7 +157,7 @@ def look_beside(run: Run, adapter: Path | None = None) -> Beside:
         record=_record(adapter, notes),
         base=_base(_object(adapter, "adapter_config.json", notes)),
         curve=_curve(adapter, notes),
-        certificate=next(_certificates([directory, adapter, model], notes), None),
+        certificate=next(_certificates([directory, adapter, model], run.scorecard.about, notes), None),
         dependence=_parsed(Dependence, directory / DEPENDENCE, notes),
         health=_parsed(Health, directory / HEALTH, notes) or _of_adapter(adapter, notes),
         forgetting=_parsed(Forgetting, directory / FORGETTING, notes),
@@ -208,12 +209,20 @@ def _curve(adapter: Path | None, notes: list[str]) -> list[Point]:
         return []
 
 
-def _certificates(places: list[Path | None], notes: list[str]) -> Iterator[Certificate]:
+def _certificates(
+    places: list[Path | None], about: dict[str, Any], notes: list[str]
+) -> Iterator[Certificate]:
+    """Those of the evaluated model, or of the weights it was converted from."""
+    own = [about[key] for key in FINGERPRINTS if about.get(key)]
     for place in places:
         for path in sorted(place.glob("*certificate*.json")) if place is not None else []:
             found = _parsed(Certificate, path, notes)
-            if found is not None:
-                yield found
+            if found is None:
+                continue
+            if own and found.fingerprint and found.fingerprint not in own:
+                notes.append(f"{path.name} is of another model ({last_part(found.model)}) and is left out")
+                continue
+            yield found
 
 
 def _of_adapter(adapter: Path | None, notes: list[str]) -> Health | None:

@@ -171,6 +171,21 @@ def test_curves_and_certificate(tmp_path: Path) -> None:
     assert "certificate.json is not of the form" in text
 
 
+@pytest.mark.parametrize(
+    ("known", "shown"),
+    [({}, True), ({"fingerprint": "f1", "source_fingerprint": "f0"}, True), ({"fingerprint": "f1"}, False)],
+)
+def test_a_certificate_of_another_model_is_not_shown(
+    tmp_path: Path, known: dict[str, str], shown: bool
+) -> None:
+    run = usual(tmp_path, **known)
+    told = {"passed": True, "model": "a/b", "adapter": "noise", "rungs": [], "fingerprint": "f0"}
+    (run / "certificate.json").write_text(json.dumps(told))
+    text = seen(render(evidence(run)))
+    assert ("✓ Every rung holds" in text) == shown
+    assert ("certificate.json is of another model (b) and is left out" in text) != shown
+
+
 def test_a_comparison(tmp_path: Path) -> None:
     run = usual(tmp_path)
     data = tmp_path / "data"
