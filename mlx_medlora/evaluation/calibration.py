@@ -8,10 +8,9 @@ from __future__ import annotations
 import numpy as np
 from sklearn import metrics as sk
 
-from mlx_medlora.evaluation import bootstrap
-from mlx_medlora.evaluation.bootstrap import percentile, resample
 from mlx_medlora.evaluation.intervals import wilson
 from mlx_medlora.evaluation.results import Bin, Calibration, Measure
+from mlx_medlora.evaluation.shares import mean_interval
 from mlx_medlora.evaluation.tally import Bools, Floats, Tally
 from mlx_medlora.evaluation.temperature import tempered
 
@@ -60,20 +59,12 @@ def _bins(p: Floats, error: Bools) -> list[Bin]:
 
 
 def _brier(tally: Tally, p: Floats) -> Measure:
-    value = float(sk.brier_score_loss(tally.error, p, pos_label=True))
-    interval, reason = None, bootstrap.FEW
-    if tally.patients >= bootstrap.LEAST:
-        squared = (p - tally.error) ** 2
-        sums = np.bincount(tally.patient, squared, minlength=tally.patients)
-        sizes = np.bincount(tally.patient, minlength=tally.patients).astype(np.float64)
-        found = percentile(resample(tally, lambda drawn: (drawn @ sums) / (drawn @ sizes)))
-        interval, reason = found[0], found[1] or ""
+    interval, method = mean_interval(tally, (p - tally.error) ** 2)
     return Measure(
         name="brier",
-        value=value,
+        value=float(sk.brier_score_loss(tally.error, p, pos_label=True)),
         n=tally.n,
         meaning=BRIER,
         interval=interval,
-        interval_method=None if interval is None else "bootstrap, percentile",
-        reason=reason or None,
+        interval_method=method,
     )

@@ -32,6 +32,14 @@ SHARES: dict[str, tuple[list[int], list[int]]] = {
     "invalid_rate": ([2, 5], [0, 1, 2, 3, 4, 5]),
 }
 FOUND = ([0], [0, 1, 2, 3])  # of errors and false flags
+# With unreadable answers held against the model, for figures that leave them out: cells counted, cells they
+# are a share of, and the cell of those answers.
+STRICT: dict[str, tuple[list[int], list[int], int]] = {
+    "false_flag_rate": ([3, 5], [3, 4, 5], 5),
+    "ppv": ([0], [0, 3, 5], 5),
+    "npv": ([4], [1, 2, 4], 2),
+    "f1": ([0], [0, 1, 2, 3, 5], 5),
+}
 
 NO_CASES = {
     "sensitivity": "no wrong treatments among the cases",
@@ -88,6 +96,7 @@ def _shares(tally: Tally, counts: Ints, drawn: Floats | None) -> Iterator[Measur
             yield measure(name, None, n, reason=reason)
             continue
         interval, method = share_interval(tally, top, bottom, drawn)
+        unreadable, strict = _strict(name, tally, drawn)
         absent = None if n else NO_CASES[name] if tally.n and name in NO_CASES else "no cases"
         yield measure(
             name,
@@ -97,7 +106,18 @@ def _shares(tally: Tally, counts: Ints, drawn: Floats | None) -> Iterator[Measur
             interval=interval,
             interval_method=method,
             reason=absent,
+            unreadable=unreadable,
+            strict_interval=strict,
         )
+
+
+def _strict(name: str, tally: Tally, drawn: Floats | None) -> tuple[int, Interval | None]:
+    """How many unreadable answers the figure leaves out, and the interval with them held against it."""
+    if name not in STRICT:
+        return 0, None
+    top, bottom, cell = STRICT[name]
+    unreadable = int(tally.counts()[cell])
+    return unreadable, share_interval(tally, top, bottom, drawn)[0] if unreadable else None
 
 
 def _verdicts(tally: Tally, shares: dict[str, Measure], drawn: Floats | None) -> Iterator[Measure]:
@@ -151,8 +171,21 @@ def _f1(tally: Tally, drawn: Floats | None) -> Measure:
     value = float(sk.f1_score(tally.error, tally.said == 0))
     interval, method = share_interval(tally, *FOUND, drawn, units=[0, 1, 2])
     assert interval is not None
-    low, high = (2 * bound / (1 + bound) for bound in interval)
-    return measure("f1", value, tally.n, interval=(low, high), interval_method=f"{method}, of F1 / (2 - F1)")
+    unreadable, strict = _strict("f1", tally, drawn)
+    return measure(
+        "f1",
+        value,
+        tally.n,
+        interval=_dice(interval),
+        interval_method=f"{method}, of F1 / (2 - F1)",
+        unreadable=unreadable,
+        strict_interval=None if strict is None else _dice(strict),
+    )
+
+
+def _dice(jaccard: Interval) -> Interval:
+    low, high = (2 * bound / (1 + bound) for bound in jaccard)
+    return low, high
 
 
 def _of_counts(counts: Floats) -> dict[str, Floats]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlx_medlora.evaluation.bootstrap import LEAST, spread
+from mlx_medlora.evaluation.bootstrap import LEAST, resample, spread
 from mlx_medlora.evaluation.intervals import LEVEL, Interval, kish, wilson, wilson_effective
 from mlx_medlora.evaluation.tally import Floats, Ints, Tally
 
@@ -55,6 +55,25 @@ def share_interval(
     if drawn is None or count in (0, n):
         return wilson_effective(count / n, worth, level), _as_patients(own)
     return union(plain, drawn, surest(worth, level)), BY_PATIENT
+
+
+def mean_interval(tally: Tally, values: Floats, level: float = LEVEL) -> tuple[Interval, str]:
+    """The interval of the mean of `values` (N,), each within 0 and 1, and how it was made.
+
+    Percentiles of resampled patients, no surer than Wilson's: no such quantity varies more than a share of
+    the same mean (Bhatia and Davis 2000), so that this bound holds where resamples have seen no large value.
+    """
+    sizes = np.bincount(tally.patient).astype(np.float64)
+    mean, worth = float(values.mean()), kish(sizes)
+    if tally.patients < LEAST:
+        return wilson_effective(mean, worth, level), WORTH if tally.repeated else WILSON
+    sums = np.bincount(tally.patient, values)
+    drawn = spread(resample(tally, lambda w: (w @ sums) / (w @ sizes)), level, worth)
+    assert drawn is not None
+    parts = [wilson_effective(mean, tally.n, level), drawn]
+    if tally.repeated:
+        parts.append(surest(worth, level))
+    return union(*parts), "bootstrap, at least Wilson"
 
 
 def _as_patients(own: Ints) -> str:
