@@ -44,7 +44,8 @@ def share_interval(
         return None, None
     plain = wilson(count, n, level)
     assert plain is not None
-    if by_patient[:, bottom].sum(axis=1).max() <= 1:
+    repeated = tally.repeated if units is not None else by_patient[:, bottom].sum(axis=1).max() > 1
+    if not repeated:
         return plain, WILSON
     own = by_patient[:, bottom if units is None else units].sum(axis=1)
     own, worth = own[own > 0], kish(own)
