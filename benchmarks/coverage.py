@@ -1,7 +1,8 @@
 """How often each 95 % interval holds the truth, on simulated answers: nominal is 95 %.
 
-    python benchmarks/coverage.py                       # a minute: 100 sets of cases a setting
-    python benchmarks/coverage.py --sets 1000           # what docs/clinical-evaluation.md gives
+    python benchmarks/coverage.py                       # minutes: 100 sets of cases a setting
+    python benchmarks/coverage.py --quick               # two sets: only to see that it runs
+    python benchmarks/coverage.py --part shares --sets 500
 
 Log-odds of ERROR are normal around +d for errors and -d for valid treatments; in sets of K patients half of
 their variance is the patient's. A share's patients have each their own rate, drawn from a beta distribution
@@ -205,10 +206,12 @@ def main() -> None:
         "--part", choices=tuple(PARTS), action="append", help="only this part; may be repeated"
     )
     parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="two sets")
     given = parser.parse_args()
+    sets = 2 if given.quick else given.sets
     for part in given.part or PARTS:
         for name, draw, truth in PARTS[part]():
-            found = held(draw, truth, given.sets, given.seed)
+            found = held(draw, truth, sets, given.seed)
             told = ", ".join(
                 f"{figure} {100 * share:.1f}" + (f" (none {none})" if none else "")
                 for figure, (share, none) in found.items()

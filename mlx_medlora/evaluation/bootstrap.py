@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import numpy as np
 
@@ -108,6 +109,7 @@ def studentized(sums: Floats, sizes: Floats, level: float = LEVEL) -> tuple[Inte
     return (float(ratio - found[1] * seen), float(ratio - found[0] * seen)), None
 
 
+@lru_cache(maxsize=1000)
 def expanded(level: float, units: float) -> float:
     """The level at which a percentile interval of `units` resampled units is as wide as Student's.
 

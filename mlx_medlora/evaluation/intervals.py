@@ -6,6 +6,7 @@ They treat the cases as independent; `shares.py` and `bootstrap.py` deal with pa
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,7 @@ def kish(sizes: npt.ArrayLike) -> float:
     return float(size.sum() ** 2 / (size**2).sum())
 
 
+@cache
 def normal_quantile(level: float = LEVEL) -> float:
     """z of a two-sided interval: 1.96 for 95 %."""
     from scipy.stats import norm
