@@ -7,7 +7,9 @@ Letters: B resamples, K patients, N cases, G distinct probabilities, 6 cells (se
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import numpy as np
 
@@ -54,15 +56,71 @@ def resampled_counts(tally: Tally, resamples: int = RESAMPLES, seed: int = SEED)
     return resample(tally, lambda drawn: drawn @ by_patient, resamples, seed)
 
 
-def percentile(values: Floats, level: float = LEVEL) -> tuple[Interval | None, str | None]:
-    """The interval of (B,) resampled values, or None and the reason."""
+def percentile(
+    values: Floats, level: float = LEVEL, units: float | None = None
+) -> tuple[Interval | None, str | None]:
+    """The interval of (B,) resampled values, or None and the reason.
+
+    `units` is how many patients or cases were resampled, or are worth it: of few, a percentile interval
+    is too narrow, and it is taken at a higher level (see `expanded`).
+    """
     defined = values[np.isfinite(values)]
     if len(defined) < LEAST_DEFINED * len(values):
         return None, UNDEFINED
     if np.ptp(defined) < 1e-12:
         return None, FIXED
-    low, high = np.quantile(defined, [0.5 - level / 2, 0.5 + level / 2])
+    wide = level if units is None else expanded(level, units)
+    low, high = np.quantile(defined, [0.5 - wide / 2, 0.5 + wide / 2])
     return (float(low), float(high)), None
+
+
+def spread(values: Floats, level: float, units: float) -> Interval | None:
+    """`percentile` as a part of a union: a point where all resamples agree, None where undefined."""
+    found, reason = percentile(values, level, units)
+    if reason == FIXED:
+        one = float(np.nanmedian(values))
+        return one, one
+    return found
+
+
+def studentized(sums: Floats, sizes: Floats, level: float = LEVEL) -> tuple[Interval | None, str | None]:
+    """The interval of `sums` (K,) over `sizes` (K,), both together, by the bootstrap-t; or None and why.
+
+    Efron and Tibshirani 1993, section 12.5: resampled are distances from the value seen in standard errors
+    (of a ratio, linearised), so that the long tail of a skewed quantity widens its side.
+    """
+    ratio, many = sums.sum() / sizes.sum(), len(sums)
+
+    def error(drawn: Floats, of: Floats) -> Floats:
+        squares = drawn @ sums**2 - 2 * of * (drawn @ (sums * sizes)) + of**2 * (drawn @ sizes**2)
+        return np.sqrt(np.maximum(squares, 0) * many / (many - 1)) / (drawn @ sizes)
+
+    seen = float(error(np.ones((1, many)), np.array([ratio]))[0])
+    if seen < 1e-9 * max(abs(ratio), 1e-12):
+        return None, FIXED
+    distances = []
+    for drawn in weights(many):
+        value = (drawn @ sums) / (drawn @ sizes)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            distances.append((value - ratio) / error(drawn, value))
+    found, reason = percentile(np.concatenate(distances), level)
+    if found is None:
+        return None, reason
+    return (float(ratio - found[1] * seen), float(ratio - found[0] * seen)), None
+
+
+@lru_cache(maxsize=1000)
+def expanded(level: float, units: float) -> float:
+    """The level at which a percentile interval of `units` resampled units is as wide as Student's.
+
+    Hesterberg 2015 (The American Statistician 69), the expanded percentile interval: a resampled spread is
+    sqrt((units - 1) / units) too small, and normal where it should have Student's tails.
+    """
+    from scipy.stats import norm, t
+
+    few = max(units, 2.0)
+    reach = math.sqrt(few / (few - 1)) * float(t.ppf(0.5 + level / 2, few - 1))
+    return float(2 * norm.cdf(reach) - 1)
 
 
 class Ranking:

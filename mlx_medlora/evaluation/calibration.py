@@ -14,6 +14,7 @@ from mlx_medlora.evaluation.calibration_error import calibration_error
 from mlx_medlora.evaluation.flags import share
 from mlx_medlora.evaluation.intervals import Interval
 from mlx_medlora.evaluation.results import Bin, Calibration, Measure
+from mlx_medlora.evaluation.shares import mean_interval
 from mlx_medlora.evaluation.tally import Bools, Floats, Ints, Tally
 from mlx_medlora.evaluation.temperature import tempered
 
@@ -64,16 +65,14 @@ def _bins(tally: Tally, p: Floats, place: Ints) -> list[Bin]:
 
 
 def _brier(tally: Tally, p: Floats) -> Measure:
-    value = float(sk.brier_score_loss(tally.error, p, pos_label=True))
-    interval, reason = _of_mean(tally, (p - tally.error) ** 2)
+    interval, method = mean_interval(tally, (p - tally.error) ** 2)
     return Measure(
         name="brier",
-        value=value,
+        value=float(sk.brier_score_loss(tally.error, p, pos_label=True)),
         n=tally.n,
         meaning=BRIER,
         interval=interval,
-        interval_method=None if interval is None else "bootstrap, percentile",
-        reason=reason,
+        interval_method=method,
     )
 
 

@@ -90,4 +90,8 @@ def _borne_out(figure: Measure, rule: Rule, limit: float) -> bool:
 def _more(figure: Measure, limit: float) -> str:
     needed = None if figure.value is None or not 0 < limit < 1 else cases_to_show(figure.value, limit)
     kind = "valid treatments" if figure.name == "false_flag_rate" else "errors"
-    return "" if needed is None else f"; to show it at this rate takes about {needed} {kind}, here {figure.n}"
+    return (
+        ""
+        if needed is None
+        else f"; to show it at this rate takes about {needed} {kind} (80 % power), here {figure.n}"
+    )

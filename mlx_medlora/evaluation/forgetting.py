@@ -85,7 +85,7 @@ def _loss(logits: mx.array, targets: mx.array) -> mx.array:
 
 
 def summed(rows: Sequence[QuestionDrift], sha256: str, vocabulary: int) -> Forgetting:
-    """Means over all tokens; the intervals resample questions, whose tokens are no independent cases."""
+    """Means over all tokens; the intervals resample questions, whose tokens are not independent."""
     tokens = np.array([row.tokens for row in rows], np.float64)
     kl = np.array([row.kl for row in rows]) * tokens
     base = np.array([row.loss_base for row in rows])
@@ -111,7 +111,7 @@ def _measure(name: str, meaning: str, sums: Floats, tokens: Floats) -> Measure:
         n=len(sums),
         meaning=meaning,
         interval=interval,
-        interval_method=None if interval is None else "bootstrap over questions, percentile",
+        interval_method=None if interval is None else "bootstrap-t over questions",
         reason=reason,
     )
 
@@ -119,5 +119,7 @@ def _measure(name: str, meaning: str, sums: Floats, tokens: Floats) -> Measure:
 def _interval(sums: Floats, tokens: Floats) -> tuple[Interval | None, str | None]:
     if len(sums) < bootstrap.LEAST:
         return None, f"fewer than {bootstrap.LEAST} questions to resample"
-    drawn = [(w @ sums) / (w @ tokens) for w in bootstrap.weights(len(sums))]
-    return bootstrap.percentile(np.concatenate(drawn))
+    found, reason = bootstrap.studentized(sums, tokens)
+    if found is not None and (sums >= 0).all():  # KL is never negative
+        found = max(0.0, found[0]), found[1]
+    return found, reason

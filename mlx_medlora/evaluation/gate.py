@@ -16,9 +16,10 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from mlx_medlora.errors import GateNotMet, InputError
+from mlx_medlora.evaluation.intervals import Interval
 from mlx_medlora.evaluation.meanings import CARD_KEYS, MEANINGS, RATES
 from mlx_medlora.evaluation.results import GateReport, GateResult, Measure, Scorecard, Scores, Verdict
-from mlx_medlora.evaluation.sample_size import cases_to_show
+from mlx_medlora.evaluation.sample_size import cases_needed
 from mlx_medlora.settings import StrictModel, validate_yaml
 
 CARD = "dataset card"
@@ -160,10 +161,10 @@ def _key(gate: Gate) -> str:
 def hold(gate: Gate, group: dict[str, str] | None, found: Measure) -> GateResult:
     """One figure of one group of cases held against a gate."""
     verdict, reason = _verdict(gate, found)
-    bound = gate.at_least if gate.at_least is not None else gate.under
-    needed = None
-    if verdict == "undecided" and found.count is not None and found.value is not None and bound is not None:
-        needed = cases_to_show(found.value, bound) if 0 < bound < 1 else None
+    needed = _needed(gate, found) if verdict == "undecided" else None
+    strict = found.strict_interval
+    if verdict == "pass" and strict is not None and _side(gate, strict) != "pass":
+        verdict, reason = "undecided", _unread(found.unreadable)
     return GateResult(
         measure=gate.measure,
         group=group,
@@ -179,17 +180,37 @@ def hold(gate: Gate, group: dict[str, str] | None, found: Measure) -> GateResult
     )
 
 
+def _needed(gate: Gate, found: Measure) -> int | None:
+    bound = gate.at_least if gate.at_least is not None else gate.under
+    if found.count is None or found.value is None or found.interval is None or bound is None:
+        return None
+    return cases_needed(found.value, found.interval, found.n, bound) if 0 < bound < 1 else None
+
+
 def _verdict(gate: Gate, found: Measure) -> tuple[Verdict, str]:
     if found.value is None or found.interval is None:
         return "undecided", found.reason or "it has no interval"
-    low, high = found.interval
+    verdict = _side(gate, found.interval)
+    return verdict, _WHY[verdict]
+
+
+_WHY: dict[Verdict, str] = {
+    "pass": "the whole interval meets it",
+    "fail": "the whole interval misses it",
+    "undecided": "the interval lies on both sides",
+}
+
+
+def _side(gate: Gate, interval: Interval) -> Verdict:
+    low, high = interval
     if gate.at_least is not None:
         met, missed = low >= gate.at_least, high < gate.at_least
     else:
         assert gate.under is not None
         met, missed = high < gate.under, low >= gate.under
-    if met:
-        return "pass", "the whole interval meets it"
-    if missed:
-        return "fail", "the whole interval misses it"
-    return "undecided", "the interval lies on both sides"
+    return "pass" if met else "fail" if missed else "undecided"
+
+
+def _unread(unreadable: int) -> str:
+    answers = "1 unreadable answer does" if unreadable == 1 else f"{unreadable} unreadable answers do"
+    return f"it is met only if {answers} not count against it"

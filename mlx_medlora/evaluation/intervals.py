@@ -6,6 +6,10 @@ They treat the cases as independent; `shares.py` and `bootstrap.py` deal with pa
 from __future__ import annotations
 
 import math
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
 
 LEVEL = 0.95
 
@@ -23,8 +27,8 @@ def wilson(successes: int, n: int, level: float = LEVEL) -> Interval | None:
         return None
     from scipy.stats import binomtest  # half a second to import: only when a figure is made
 
-    interval = binomtest(successes, n).proportion_ci(level, method="wilson")
-    return float(interval.low), float(interval.high)
+    found = binomtest(successes, n).proportion_ci(level, method="wilson")
+    return _ends(successes / n, (float(found.low), float(found.high)))
 
 
 def wilson_effective(share: float, n: float, level: float = LEVEL) -> Interval:
@@ -32,9 +36,21 @@ def wilson_effective(share: float, n: float, level: float = LEVEL) -> Interval:
     z = normal_quantile(level)
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return _ends(share, (max(0.0, middle - half), min(1.0, middle + half)))
 
 
+def _ends(share: float, interval: Interval) -> Interval:
+    """Exactly 0 or 1 where the share is, which rounding may miss by a bit: a gate at 100 % would fail."""
+    return 0.0 if share <= 0 else interval[0], 1.0 if share >= 1 else interval[1]
+
+
+def kish(sizes: npt.ArrayLike) -> float:
+    """How many equal units unequal ones are worth (Kish 1965): squared sum over sum of squares."""
+    size = np.asarray(sizes, np.float64)
+    return float(size.sum() ** 2 / (size**2).sum())
+
+
+@cache
 def normal_quantile(level: float = LEVEL) -> float:
     """z of a two-sided interval: 1.96 for 95 %."""
     from scipy.stats import norm
@@ -49,11 +65,12 @@ def mean_of_two(a: float, a_interval: Interval, b: float, b_interval: Interval) 
     return max(0.0, (a + b - low) / 2), min(1.0, (a + b + high) / 2)
 
 
-def auroc_interval(auroc: float, errors: int, valid: int, level: float = LEVEL) -> Interval:
+def auroc_interval(auroc: float, errors: float, valid: float, level: float = LEVEL) -> Interval:
     """Interval of an area under the ROC curve (Newcombe 2006, part 2, method 5).
 
     All areas whose own standard error (Hanley and McNeil 1982, their N made symmetric) does not exclude
-    the one seen; it stays sensible at 0 and 1, where resampling gives no width at all.
+    the one seen; it stays sensible at 0 and 1, where resampling gives no width at all. `errors` and
+    `valid` need not be whole numbers: of patients they are as many as they are worth.
     """
     z = normal_quantile(level)
     return (
@@ -62,7 +79,7 @@ def auroc_interval(auroc: float, errors: int, valid: int, level: float = LEVEL) 
     )
 
 
-def _edge(seen: float, end: float, z: float, errors: int, valid: int) -> float:
+def _edge(seen: float, end: float, z: float, errors: float, valid: float) -> float:
     """The area between `seen` and `end` from which `seen` is just z standard errors away."""
     from scipy.optimize import brentq
 
@@ -75,7 +92,7 @@ def _edge(seen: float, end: float, z: float, errors: int, valid: int) -> float:
     return float(brentq(excess, inner, end))
 
 
-def _hanley_mcneil(area: float, errors: int, valid: int) -> float:
+def _hanley_mcneil(area: float, errors: float, valid: float) -> float:
     """Variance of the area under exponential scores."""
     half = (errors + valid) / 2 - 1
     spread = 1 + half * ((1 - area) / (2 - area) + area / (1 + area))

@@ -12,8 +12,10 @@ import numpy as np
 from sklearn import metrics as sk
 
 from mlx_medlora.evaluation import bootstrap
-from mlx_medlora.evaluation.bootstrap import Ranking, percentile, resample, resampled_counts
-from mlx_medlora.evaluation.intervals import LEVEL, Interval, auroc_interval, mean_of_two
+from mlx_medlora.evaluation.areas import areas
+from mlx_medlora.evaluation.bootstrap import resampled_counts, spread
+from mlx_medlora.evaluation.intervals import LEVEL, Interval, kish, mean_of_two
+from mlx_medlora.evaluation.matthews import matthews_interval
 from mlx_medlora.evaluation.meanings import CARD_KEYS, CARD_NAMES, MEANINGS
 from mlx_medlora.evaluation.results import Measure, Scores
 from mlx_medlora.evaluation.shares import share_interval, union
@@ -29,8 +31,16 @@ SHARES: dict[str, tuple[list[int], list[int]]] = {
     "npv": ([4], [1, 4]),
     "invalid_rate": ([2, 5], [0, 1, 2, 3, 4, 5]),
 }
+FOUND = ([0], [0, 1, 2, 3])  # of errors and false flags
+# With unreadable answers held against the model, for figures that leave them out: cells counted, cells they
+# are a share of, and the cell of those answers.
+STRICT: dict[str, tuple[list[int], list[int], int]] = {
+    "false_flag_rate": ([3, 5], [3, 4, 5], 5),
+    "ppv": ([0], [0, 3, 5], 5),
+    "npv": ([4], [1, 2, 4], 2),
+    "f1": ([0], [0, 1, 2, 3, 5], 5),
+}
 
-BOOTSTRAP = "bootstrap, percentile"
 NO_CASES = {
     "sensitivity": "no wrong treatments among the cases",
     "specificity": "no valid treatments among the cases",
@@ -86,6 +96,7 @@ def _shares(tally: Tally, counts: Ints, drawn: Floats | None) -> Iterator[Measur
             yield measure(name, None, n, reason=reason)
             continue
         interval, method = share_interval(tally, top, bottom, drawn)
+        unreadable, strict = _strict(name, tally, drawn)
         absent = None if n else NO_CASES[name] if tally.n and name in NO_CASES else "no cases"
         yield measure(
             name,
@@ -95,7 +106,18 @@ def _shares(tally: Tally, counts: Ints, drawn: Floats | None) -> Iterator[Measur
             interval=interval,
             interval_method=method,
             reason=absent,
+            unreadable=unreadable,
+            strict_interval=strict,
         )
+
+
+def _strict(name: str, tally: Tally, drawn: Floats | None) -> tuple[int, Interval | None]:
+    """How many unreadable answers the figure leaves out, and the interval with them held against it."""
+    if name not in STRICT:
+        return 0, None
+    top, bottom, cell = STRICT[name]
+    unreadable = int(tally.counts()[cell])
+    return unreadable, share_interval(tally, top, bottom, drawn)[0] if unreadable else None
 
 
 def _verdicts(tally: Tally, shares: dict[str, Measure], drawn: Floats | None) -> Iterator[Measure]:
@@ -104,38 +126,66 @@ def _verdicts(tally: Tally, shares: dict[str, Measure], drawn: Floats | None) ->
         for name in ("balanced_accuracy", "f1", "mcc"):
             yield measure(name, None, tally.n, reason=ONE_CLASS if tally.n else "no cases")
         return
-    truth, said = np.where(tally.error, 0, 1), tally.said
-    verdict = np.where(said == 2, 1 - truth, said)
-    resampled = None if drawn is None else _of_counts(drawn)
-    yield _balanced(tally, shares, None if resampled is None else resampled["balanced_accuracy"])
-    values: dict[str, float | None] = {
-        "f1": float(sk.f1_score(tally.error, said == 0)),
-        "mcc": float(sk.matthews_corrcoef(truth, verdict)),
-    }
-    for name, value in values.items():
-        interval, reason = (None, bootstrap.FEW) if resampled is None else percentile(resampled[name])
-        if name == "mcc" and (said == 2).all():
-            value, interval, reason = None, None, "no answer could be read"
-        elif name == "mcc" and len(np.unique(verdict)) == 1:
-            reason = CONSTANT
-        method = None if interval is None else BOOTSTRAP
-        yield measure(name, value, tally.n, interval=interval, interval_method=method, reason=reason)
+    resampled = _of_counts(drawn) if drawn is not None and tally.repeated else None
+    truth, rates = np.where(tally.error, 0, 1), (*_rate(shares["sensitivity"]), *_rate(shares["specificity"]))
+    value = float(sk.recall_score(truth, tally.said, labels=[0, 1], average="macro"))
+    yield _of_two("balanced_accuracy", value, tally, mean_of_two(*rates), resampled)
+    yield _f1(tally, drawn)
+    verdict = np.where(tally.said == 2, 1 - truth, tally.said)
+    if (tally.said == 2).all():
+        yield measure("mcc", None, tally.n, reason="no answer could be read")
+        return
+    found = matthews_interval(*rates, float(tally.error.mean()))
+    value, same = float(sk.matthews_corrcoef(truth, verdict)), len(np.unique(verdict)) == 1
+    yield _of_two("mcc", value, tally, found, resampled, CONSTANT if same else None)
 
 
-def _balanced(tally: Tally, shares: dict[str, Measure], resampled: Floats | None) -> Measure:
-    """From the intervals of its two halves; where patients repeat, no narrower than by resampling them."""
-    a, b = shares["sensitivity"], shares["specificity"]
-    assert a.value is not None
-    assert b.value is not None
-    assert a.interval is not None
-    assert b.interval is not None
-    value = float(sk.recall_score(np.where(tally.error, 0, 1), tally.said, labels=[0, 1], average="macro"))
-    interval, method = mean_of_two(a.value, a.interval, b.value, b.interval), "MOVER of the two shares"
-    if tally.repeated and resampled is not None:
-        drawn, _ = percentile(resampled)
+def _rate(share: Measure) -> tuple[float, Interval]:
+    assert share.value is not None
+    assert share.interval is not None
+    return share.value, share.interval
+
+
+def _of_two(
+    name: str,
+    value: float,
+    tally: Tally,
+    interval: Interval,
+    resampled: dict[str, Floats] | None,
+    reason: str | None = None,
+) -> Measure:
+    """A figure with the interval of its two rates, no surer than by resampling where patients repeat."""
+    method = "MOVER of the two shares"
+    if resampled is not None:
+        drawn = spread(resampled[name], LEVEL, kish(np.bincount(tally.patient)))
         if drawn is not None:
             interval, method = union(interval, drawn), f"{method}, at least the bootstrap over patients"
-    return measure("balanced_accuracy", value, tally.n, interval=interval, interval_method=method)
+    return measure(name, value, tally.n, interval=interval, interval_method=method, reason=reason)
+
+
+def _f1(tally: Tally, drawn: Floats | None) -> Measure:
+    """F1 is 2 J / (1 + J), where J is the share of found errors among errors and false flags.
+
+    J is Jaccard's coefficient, F1 its function (Dice): a share of counted cases has a share's interval.
+    """
+    value = float(sk.f1_score(tally.error, tally.said == 0))
+    interval, method = share_interval(tally, *FOUND, drawn, units=[0, 1, 2])
+    assert interval is not None
+    unreadable, strict = _strict("f1", tally, drawn)
+    return measure(
+        "f1",
+        value,
+        tally.n,
+        interval=_dice(interval),
+        interval_method=f"{method}, of F1 / (2 - F1)",
+        unreadable=unreadable,
+        strict_interval=None if strict is None else _dice(strict),
+    )
+
+
+def _dice(jaccard: Interval) -> Interval:
+    low, high = (2 * bound / (1 + bound) for bound in jaccard)
+    return low, high
 
 
 def _of_counts(counts: Floats) -> dict[str, Floats]:
@@ -164,24 +214,5 @@ def _rankings(tally: Tally, resamples: int, seed: int) -> Iterator[Measure]:
         for name in ("auroc", "auprc"):
             yield measure(name, None, tally.n, reason=reason)
         return
-    values = {
-        "auroc": float(sk.roc_auc_score(tally.error, tally.p)),
-        "auprc": float(sk.average_precision_score(tally.error, tally.p)),
-    }
-    drawn = None
-    if tally.patients >= bootstrap.LEAST:
-        drawn = resample(tally, Ranking(tally.error, tally.p, tally.patient), resamples, seed)
-    for column, (name, value) in enumerate(values.items()):
-        interval: Interval | None = None
-        why: str | None = bootstrap.FEW
-        if drawn is not None:
-            interval, why = percentile(drawn[:, column])
-        method = None if interval is None else BOOTSTRAP
-        if interval is None and name == "auroc" and not tally.repeated:
-            interval, method, why = _closed_form(tally, value), "Newcombe", None
-        yield measure(name, value, tally.n, interval=interval, interval_method=method, reason=why)
-
-
-def _closed_form(tally: Tally, auroc: float) -> Interval:
-    errors = int(tally.error.sum())
-    return auroc_interval(auroc, errors, tally.n - errors, LEVEL)
+    for name, (value, interval, method) in areas(tally, tally.p, resamples, seed).items():
+        yield measure(name, value, tally.n, interval=interval, interval_method=method)

@@ -10,6 +10,7 @@ import numpy as np
 from mlx_medlora.errors import InputError
 from mlx_medlora.evaluation.calibration import reliability
 from mlx_medlora.evaluation.gate import TARGET
+from mlx_medlora.evaluation.intervals import kish
 from mlx_medlora.evaluation.measures import scores
 from mlx_medlora.evaluation.misses import misses
 from mlx_medlora.evaluation.results import AppliedPoint, Prediction, Scorecard, Scores
@@ -49,8 +50,12 @@ def score(
         calibration=calibration,
         calibration_before=None if point is None else reliability(tally),
         operating_point=point,
-        sample_size=None if whole.accuracy is None else sample_size(whole, target, margin),
+        sample_size=None if whole.accuracy is None else sample_size(whole, target, margin, _worth(tally)),
     )
+
+
+def _worth(tally: Tally) -> float:
+    return kish(np.bincount(tally.patient))
 
 
 def _groups(field: str, predictions: Sequence[Prediction], tally: Tally) -> dict[str, Scores]:

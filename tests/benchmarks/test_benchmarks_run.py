@@ -38,6 +38,17 @@ def test_the_figures_of_a_scorecard() -> None:
         assert sum(line.startswith(f"{name}: ") for line in said.splitlines()) == 1
 
 
+def test_how_often_intervals_hold() -> None:
+    said = run("coverage.py", "--quick").splitlines()
+    for start, figure in (
+        ("d 2.0, 20 cases", "auprc"),
+        ("share 0.9, 30 x 4", "share"),
+        ("40 questions", "kl"),
+    ):
+        assert any(line.startswith(start) and f"{figure} " in line for line in said)
+    assert not any("none" in line for line in said)  # no figure without an interval
+
+
 def test_the_page() -> None:
     said = run("bench_report.py", "--quick")
     assert said.startswith("page: ")

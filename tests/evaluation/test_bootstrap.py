@@ -13,7 +13,7 @@ from mlx_medlora.evaluation.bootstrap import Ranking, percentile, resample, resa
 from mlx_medlora.evaluation.intervals import wilson, wilson_effective
 from mlx_medlora.evaluation.measures import SHARES, _of_counts, scores
 from mlx_medlora.evaluation.results import Prediction
-from mlx_medlora.evaluation.shares import AS_PATIENTS, BY_PATIENT, WILSON, share_interval
+from mlx_medlora.evaluation.shares import AS_PATIENTS, BY_PATIENT, WILSON, WORTH, share_interval
 from mlx_medlora.evaluation.tally import Tally
 
 Make = Callable[..., list[Prediction]]
@@ -137,7 +137,7 @@ def test_it_is_never_surer_than_wilson(table: Make) -> None:
     """Each patient half right: resampling patients alone would give no width at all."""
     rows = [row for _ in range(30) for row in (("ERROR", "ERROR", 1), ("ERROR", "CORRECT", 1))]
     found, method = interval(of_patients(table(rows), 2))
-    assert (found, method) == (wilson_effective(0.5, 30), AS_PATIENTS)
+    assert (found, method) == (wilson(30, 60), BY_PATIENT)
 
 
 def test_patients_who_differ_less_than_chance_do_not_narrow_it(table: Make) -> None:
@@ -171,6 +171,60 @@ def test_few_patients_or_no_mistakes_count_patients(right: int, wrong: int, each
     patients = (right + wrong) // each
     found = interval(cases)
     assert found == (wilson_effective(right / (right + wrong), patients), AS_PATIENTS)
+
+
+def test_few_unequal_patients_are_worth_less(table: Make) -> None:
+    """Nineteen patients, one of whom has 200 of 218 cases: worth hardly more than one (Kish)."""
+    cases = table([("ERROR", "ERROR", 209), ("ERROR", "CORRECT", 9)])
+    cases = [c.model_copy(update={"patient_id": f"p{max(0, row - 199)}"}) for row, c in enumerate(cases)]
+    found, method = interval(cases)
+    assert method == WORTH
+    assert found == pytest.approx(wilson_effective(209 / 218, 218**2 / (200**2 + 18)))
+
+
+@pytest.mark.parametrize(("units", "tail"), [(10, 0.0086), (20, 0.0159), (40, 0.0203), (100, 0.0231)])
+def test_percentiles_of_few_are_expanded(units: int, tail: float) -> None:
+    """What the paper gives for 0.025 (Hesterberg 2015)."""
+    assert (1 - bootstrap.expanded(0.95, units)) / 2 == pytest.approx(tail, abs=6e-5)
+    values = np.linspace(0, 1, 100_001)
+    assert percentile(values, units=units)[0] == pytest.approx((tail, 1 - tail), abs=7e-5)
+    assert percentile(values)[0] == pytest.approx((0.025, 0.975), abs=1e-5)
+
+
+def test_the_studentized_interval_by_a_loop() -> None:
+    rng = np.random.default_rng(2)
+    sizes, each = rng.integers(5, 30, 25).astype(float), np.exp(rng.normal(0, 1, 25))
+    sums = each * sizes
+
+    def ratio(rows: np.ndarray) -> tuple[float, float]:
+        x, t = sums[rows], sizes[rows]
+        value = x.sum() / t.sum()
+        return value, float(np.sqrt(25 / 24 * ((x - value * t) ** 2).sum()) / t.sum())
+
+    value, error = ratio(np.arange(25))
+    again = np.random.default_rng(bootstrap.SEED)
+    drawn = [ratio(again.integers(0, 25, 25)) for _ in range(bootstrap.RESAMPLES)]
+    low, high = np.quantile([(one - value) / spread for one, spread in drawn], [0.025, 0.975])
+    found, reason = bootstrap.studentized(sums, sizes)
+    assert reason is None
+    assert found == pytest.approx((value - high * error, value - low * error), rel=1e-9)
+    assert bootstrap.studentized(2 * sizes, sizes) == (None, bootstrap.FIXED)
+
+
+def test_a_skewed_mean_is_held_more_often_than_by_percentiles() -> None:
+    """300 sets of 40 log-normal values: the long tail is on one side."""
+    rng = np.random.default_rng(4)
+    sizes, truth = np.ones(40), float(np.exp(0.72))
+    drawn = np.concatenate(list(weights(40)))
+    held = np.zeros(2)
+    for _ in range(300):
+        sums = np.exp(rng.normal(0, 1.2, 40))
+        for column, found in enumerate(
+            (percentile(drawn @ sums / 40)[0], bootstrap.studentized(sums, sizes)[0])
+        ):
+            assert found is not None
+            held[column] += found[0] <= truth <= found[1]
+    assert held[1] / 300 > held[0] / 300 + 0.03  # 86 and 91 % in longer runs
 
 
 def test_intervals_by_patient_hold_the_truth_as_often_as_they_say() -> None:

@@ -7,6 +7,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from mlx_medlora.evaluation.calibration import reliability
+from mlx_medlora.evaluation.intervals import wilson, wilson_effective
 from mlx_medlora.evaluation.results import Prediction
 from mlx_medlora.evaluation.tally import Tally
 from mlx_medlora.evaluation.temperature import fit_temperature, log_odds, tempered
@@ -21,8 +22,8 @@ def test_by_hand(scored: Make) -> None:
     assert found is not None
     assert found.ece == pytest.approx((2 * abs(0.8 - 0.5) + 2 * 0.1) / 4)
     assert found.brier.value == pytest.approx((0.2**2 + 0.8**2 + 0.1**2 + 0.1**2) / 4)
-    assert (found.brier.interval, found.brier.n) == (None, 4)
-    assert "to resample" in str(found.brier.reason)
+    assert (found.brier.interval, found.brier.n) == (wilson_effective(0.175, 4), 4)
+    assert (found.brier.interval_method, found.brier.reason) == ("Wilson", None)
     full = [one for one in found.bins if one.n]
     assert [(one.low, one.n, one.errors, one.share) for one in full] == [(0.1, 2, 0, 0.0), (0.8, 2, 1, 0.5)]
     assert [one.mean for one in full] == pytest.approx([0.1, 0.8])
@@ -110,6 +111,24 @@ def test_the_interval_of_the_log_loss(scored: Make) -> None:
     certain = reliability(Tally.of(scored([("ERROR", 0.0), ("CORRECT", 1.0)] * 20)))
     assert certain is not None
     assert certain.log_loss == pytest.approx(-np.log(np.finfo(float).eps), rel=0.01)
+
+
+def test_a_score_without_a_large_mistake_is_not_sure_of_itself(scored: Make) -> None:
+    """Fifty cases, none of them badly wrong: resamples see small squares only."""
+    found = reliability(Tally.of(scored([("ERROR", 0.97), ("CORRECT", 0.05)] * 25)))
+    assert found is not None
+    assert found.brier.interval is not None
+    none_of_fifty = wilson(0, 50)
+    assert none_of_fifty is not None
+    assert found.brier.interval[1] >= none_of_fifty[1]
+
+
+def test_a_score_of_few_patients_counts_them(scored: Make) -> None:
+    cases = scored([("ERROR", 0.8), ("CORRECT", 0.2)] * 30)
+    cases = [c.model_copy(update={"patient_id": f"p{row // 6}"}) for row, c in enumerate(cases)]
+    found = reliability(Tally.of(cases))
+    assert found is not None
+    assert found.brier.interval == wilson_effective(found.brier.value or 0, 10)
 
 
 @pytest.mark.parametrize("true", [0.4, 1.0, 3.0])

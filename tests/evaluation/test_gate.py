@@ -114,6 +114,44 @@ def test_each_and_only(table: Make) -> None:
     assert absent.reason == "no case has severity 'extreme', only critical, high, none"
 
 
+def test_unreadable_answers_pass_no_gate(table: Make) -> None:
+    """No flag among 200 valid treatments, but no verdict either in 30 of them."""
+    rows = [("CORRECT", "CORRECT", 170), ("CORRECT", None, 30), ("ERROR", "ERROR", 200)]
+    gates = [Gate(measure=name, under=0.05) for name in ("fpr", "false_flag_rate")]
+    gates += [Gate(measure="ppv", at_least=0.95), Gate(measure="accuracy", at_least=0.85)]
+    results = judge(gates, score(table(rows))).gates
+    assert [one.verdict for one in results] == ["undecided", "undecided", "undecided", "pass"]
+    assert results[0].reason == "it is met only if 30 unreadable answers do not count against it"
+    assert (results[0].value, results[0].needed) == (0.0, None)  # the figure stays; more cases do not help
+    none = score(table([("CORRECT", None, 200)]))
+    assert judge(gates[:1], none).verdict == "undecided"
+    few = [("CORRECT", "CORRECT", 399), ("CORRECT", None, 1), ("ERROR", "ERROR", 9)]
+    assert judge(gates[:1], score(table(few))).verdict == "pass"  # met with it counted as a flag, too
+
+
+def test_all_right_meets_a_gate_at_everything_or_leaves_it_open(table: Make) -> None:
+    for patients in (10, 11, 13):
+        cases = table([("ERROR", "ERROR", 2 * patients)])
+        cases = [c.model_copy(update={"patient_id": f"p{row // 2}"}) for row, c in enumerate(cases)]
+        assert judge([Gate(measure="accuracy", at_least=1)], score(cases)).verdict == "undecided"
+
+
+def test_what_is_needed_is_more_than_there_is(table: Make) -> None:
+    """Two of forty patients nearly all wrong: their cases are worth fewer, and more of them are needed."""
+    cases = table([("ERROR", "CORRECT", 10), ("ERROR", "ERROR", 230)])
+    cases = [c.model_copy(update={"patient_id": f"p{row // 6}"}) for row, c in enumerate(cases)]
+    card = score(cases)
+    found = judge([Gate(measure="accuracy", at_least=0.9)], card).gates[0]
+    assert found.verdict == "undecided"
+    assert found.needed is not None
+    assert found.needed > 400
+    assert card.sample_size is not None
+    assert card.sample_size.for_target == found.needed
+    assert card.sample_size.design_effect > 2
+    assert f"about {found.needed} such cases (80 % power)" in card.sample_size.sentence
+    assert card.sample_size.sentence.startswith("240 cases of 40 patients do not show 90 %")
+
+
 def test_the_weighted_miss_rate_has_a_gate(table: Make) -> None:
     report = judge([Gate(measure="weighted_miss_rate", under=0.05)], card_of(table, 300, 0))
     assert report.verdict == "pass"

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from sklearn.metrics import matthews_corrcoef
 from statsmodels.stats.proportion import proportion_confint
 
-from mlx_medlora.evaluation.intervals import auroc_interval, mean_of_two, wilson, wilson_effective
+from mlx_medlora.evaluation.intervals import auroc_interval, kish, mean_of_two, wilson, wilson_effective
+from mlx_medlora.evaluation.matthews import matthews, matthews_interval
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,35 @@ def test_wilson_against_statsmodels(level: float) -> None:
         theirs = proportion_confint(k, n, alpha=1 - level, method="wilson")
         assert wilson(k, int(n), level) == pytest.approx(theirs, abs=1e-12)
         assert wilson_effective(k / n, float(n), level) == pytest.approx(theirs, abs=1e-12)
+
+
+def test_the_ends_are_exact() -> None:
+    """Rounding left 1 - 1e-16 for some numbers of cases, and a gate at 100 % failed."""
+    for n in range(1, 400):
+        for found in (wilson(n, n), wilson_effective(1.0, n), wilson_effective(1.0, n + 0.3)):
+            assert found is not None
+            assert found[1] == 1.0
+        for found in (wilson(0, n), wilson_effective(0.0, n), wilson_effective(0.0, n + 0.3)):
+            assert found is not None
+            assert found[0] == 0.0
+
+
+def test_unequal_sizes_are_worth_fewer() -> None:
+    assert kish([3, 3, 3, 3]) == 4
+    assert kish([1, 1, 2]) == pytest.approx(16 / 6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_correlation_from_its_rates(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    error, said = rng.random(80) < 0.4, rng.random(80) < 0.5
+    found, passed, share = said[error].mean(), (~said[~error]).mean(), error.mean()
+    expected = matthews_corrcoef(error, said)
+    assert matthews(float(found), float(passed), float(share)) == pytest.approx(expected)
+    assert matthews(1.0, 0.0, 0.4) == matthews(0.0, 1.0, 0.4) == 0.0
+    whole = matthews_interval(1.0, (0.8, 1.0), 1.0, (0.7, 1.0), 0.4)
+    one, other = 1 - matthews(0.8, 1.0, 0.4), 1 - matthews(1.0, 0.7, 0.4)
+    assert whole == (pytest.approx(1 - np.hypot(one, other)), 1.0)
 
 
 def test_no_cases_give_no_interval() -> None:

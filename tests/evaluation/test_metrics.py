@@ -6,6 +6,7 @@ import pytest
 from sklearn import metrics as sk
 
 from mlx_medlora.errors import InputError
+from mlx_medlora.evaluation.intervals import wilson
 from mlx_medlora.evaluation.metrics import score
 from mlx_medlora.evaluation.results import Prediction, Scorecard
 
@@ -88,6 +89,34 @@ def test_values_against_scikit_learn(seed: int, random_cases: Make) -> None:
         assert one.value is not None
         assert one.interval is not None
         assert one.interval[0] <= one.value <= one.interval[1]
+
+
+def test_f1_has_the_interval_of_a_share(table: Make) -> None:
+    found = score(table(WORKED)).measures["f1"]  # 4 found of 5 errors and 3 false flags
+    bounds = wilson(4, 8)
+    assert bounds is not None
+    assert found.interval == pytest.approx([2 * one / (1 + one) for one in bounds])
+    strict = wilson(4, 9)  # with the unreadable one as a flag
+    assert strict is not None
+    assert (found.unreadable, found.strict_interval) == (1, pytest.approx([2 * s / (1 + s) for s in strict]))
+
+
+def test_what_unreadable_answers_would_make_of_the_figures(table: Make) -> None:
+    rows = [("CORRECT", "CORRECT", 6), ("CORRECT", "ERROR", 3), ("CORRECT", None, 1)]
+    found = score(table([*rows, ("ERROR", "ERROR", 4), ("ERROR", None, 2)])).measures
+    strict = {"false_flag_rate": (1, wilson(4, 10)), "ppv": (1, wilson(4, 8)), "npv": (2, wilson(6, 8))}
+    assert {name: (found[name].unreadable, found[name].strict_interval) for name in strict} == strict
+    assert (found["specificity"].unreadable, found["specificity"].strict_interval) == (0, None)
+    assert found["false_flag_rate"].interval == wilson(3, 10)  # the figure stays the dataset card's
+
+
+def test_perfect_answers_have_intervals(scored: Make) -> None:
+    for n in (2, 9, 30):
+        found = score(scored([("ERROR", 0.9), ("CORRECT", 0.1)] * n)).measures
+        for name in ("accuracy", "f1", "mcc", "auroc", "auprc", "balanced_accuracy"):
+            interval = found[name].interval
+            assert interval is not None, name
+            assert 0 < interval[0] < interval[1] == 1.0 == found[name].value, name
 
 
 def test_an_unreadable_answer_is_wrong_but_no_false_alarm(table: Make) -> None:
@@ -251,5 +280,5 @@ def test_the_weighted_rate_is_resampled_as_a_whole(random_cases: Make) -> None:
     assert found.interval is not None
     assert found.value is not None
     assert found.interval[0] < found.value < found.interval[1]
-    assert found.interval_method == "bootstrap, percentile"
+    assert str(found.interval_method).startswith("bootstrap, at least Wilson")
     assert score([]).misses.weighted.reason == "no wrong treatments among the cases"

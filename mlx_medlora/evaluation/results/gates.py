@@ -14,8 +14,9 @@ class GateResult(StrictModel):
     """One gate on one group of cases.
 
     `group` is None for all cases, else `{"modality": "xray"}`. `rule` reads `at least 90 %` or `under 5 %`.
-    It passes or fails where the whole interval does; `needed` is how many cases would decide a figure such
-    as this one, None where no number would or none is needed.
+    It passes or fails where the whole interval does, but never passes for answers that could not be read;
+    `needed` is how many cases would decide a figure such as this one with 80 % power, with as many a patient,
+    None where no number would or none is needed.
     """
 
     measure: str

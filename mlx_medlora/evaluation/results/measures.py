@@ -13,6 +13,9 @@ class Measure(StrictModel):
     `n` cases stand behind it; `count` of them where it is a share (`count / n`), else None. `value` or
     `interval` is None where it cannot be had, and `reason` says why. `card_name` is the dataset card's
     name for it, which for three rates is the reverse of a textbook's.
+
+    `unreadable` answers are left out of what the figure counts against the model; `strict_interval` is the
+    interval with each of them counted against it, None where there are none. Gates look at both.
     """
 
     name: str
@@ -24,6 +27,8 @@ class Measure(StrictModel):
     interval_method: str | None = None
     card_name: str | None = None
     reason: str | None = None
+    unreadable: int = 0
+    strict_interval: Interval | None = None
 
 
 class Confusion(StrictModel):

@@ -40,11 +40,12 @@ class Misses(StrictModel):
 
 
 class SampleSize(StrictModel):
-    """How many cases a claim takes (one a patient): see `sentence`.
+    """How many cases a claim takes: see `sentence`.
 
-    `for_target`: cases by which a model of this accuracy would show `target`, None where none would;
-    `least`: the fewest, all of them answered rightly; `for_margin`: cases by which the interval reaches no
-    further than `margin` to either side.
+    `for_target`: cases by which a model of this accuracy would show `target` with the chance `power`, None
+    where none would; `least`: the fewest, one a patient and all answered rightly; `for_margin`: cases by
+    which the interval reaches no further than `margin` to either side, whichever accuracy in it is the true
+    one. `design_effect` of these cases are worth an independent one; numbers are of cases like these.
     """
 
     n: int
@@ -54,6 +55,8 @@ class SampleSize(StrictModel):
     margin: float
     for_margin: int
     sentence: str
+    design_effect: float = 1.0
+    power: float = 0.8
 
 
 class Scorecard(Scores):
