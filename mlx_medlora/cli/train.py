@@ -142,12 +142,16 @@ def train(
     continues it. Several processes or machines: docs/distributed.md.
     """
     out.use_json(json)
+    from mlx_medlora.cases.dataset import Dataset
+    from mlx_medlora.cli.answering import warn_of_one_answer
+
     settings = collect(TrainSettings, flags, config, PRESETS[preset] if preset else None)
     if flags.get("replay_share") is not None and settings.replay is None:
         raise InputError("--replay-share is given without --replay", hint="Add --replay FILE.")
     if output is None and not dry_run:
         raise InputError("--output is missing", hint="Give --output DIR, or --dry-run to write nothing.")
     verify_model(model, verify)
+    warn_of_one_answer(Dataset.open(data), "train", "val")
     if output is None or dry_run:
         rehearse(settings, model, data)
     else:
