@@ -151,9 +151,9 @@ def test_words_of_few_patients_are_not_shown(phantoms: Path) -> None:
     cases = [
         case.model_copy(
             update={
-                "patient_id": f"p{number // 4}",
-                "input": f"{case.input} {'Zyx' * (number < 8)} {'Told' * (case.label == 'ERROR')}",
-                "output": "ERROR - x" if number < 8 else case.output,
+                "patient_id": f"p{number // 12 if number < 24 else number // 4}",
+                "input": f"{case.input} {'Zyx' * (number < 24)} {'Told' * (case.label == 'ERROR')}",
+                "output": "ERROR - x" if number < 24 else case.output,
             }
         )
         for number, case in enumerate(Dataset.open(phantoms).cases("train"))
