@@ -100,6 +100,11 @@ def test_ages_and_genders_change_nothing_that_a_model_reads(tmp_path):
     assert Case.model_validate(bare.row()) == bare  # a dataset of before
 
 
+def test_semicolons_part_images_in_a_quoted_cell_of_a_table_parted_by_them(tmp_path):
+    text = f"{HEADER}\n{GOOD}".replace(",", ";").replace("x.png", '"x.png;y.png"')
+    assert read(tmp_path / "t.csv", text)[0].case.image_paths == ("x.png", "y.png")
+
+
 def test_a_cell_may_span_lines_and_later_lines_still_count_right(tmp_path):
     text = f'{HEADER}\na,mri,,50,F,"Mass,\nlarge",Biopsy,CORRECT,,,\nb,mri,,50,F,Mass,Biopsy,NO,,,\n'
     said = message(tmp_path / "t.csv", text)

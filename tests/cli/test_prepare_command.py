@@ -1,12 +1,15 @@
 """What `prepare`, and the commands that read its datasets, say of tables that teach little."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from mlx_medlora.cases.dataset import Dataset
-from tests.cli.conftest import Call
+
+Call = Callable[..., tuple[int, dict[str, Any], str]]
 
 HEADER = "id,modality,image,age,gender,finding,treatment,label,patient_id,site"
 
