@@ -67,6 +67,9 @@ def test_one_answer_alone_is_said_before_training_and_measuring(
     assert status == 0
     assert f"Warning: every case of the split 'train' is {label}: training on one answer alone" in said
     assert f"Warning: every case of the split 'val' is {label}: figures on it show nothing of" in said
+    status, _, again = call("train", *place, "--epochs", "1", "--output", tmp_path / "adapter")
+    assert status == 0
+    assert again.startswith(said)
     status, _, said = call("eval", *place, "--no-report", "--output", tmp_path / "run")
     assert status == 0
     assert f"Warning: every case of the split 'val' is {label}: " in said
