@@ -12,13 +12,14 @@ INSTRUCTION = (
     "You are a medical AI assistant trained to detect clinical errors. "
     "Compare the treatment with the medical image. Answer ERROR or CORRECT with a short reason."
 )
+TEXT_INSTRUCTION = INSTRUCTION.replace("medical image", "reported finding")  # of a case without an image
 
 CORRECT_ANSWER = "CORRECT - Treatment matches imaging findings"
 
 _ERROR_REASONS = {
-    "overtreatment": "Overtreatment, the image does not support this therapy",
-    "unnecessary_procedure": "Unnecessary procedure, the image does not support it",
-    "undertreatment": "Undertreatment, the image shows a finding left untreated",
+    "overtreatment": "Overtreatment, the {source} does not support this therapy",
+    "unnecessary_procedure": "Unnecessary procedure, the {source} does not support it",
+    "undertreatment": "Undertreatment, the {source} shows a finding left untreated",
 }
 
 NOT_STATED = "Not stated"
@@ -57,8 +58,12 @@ def without_finding(text: str) -> str | None:
     return "".join([*kept, text[place:]]).rstrip() if kept else None
 
 
-def answer(label: Label, error_type: str = "none") -> str:
-    """The output of a case, `CORRECT - ...` or `ERROR - ...` with the reason its error type names."""
+def answer(label: Label, error_type: str = "none", *, image: bool = True) -> str:
+    """The output of a case, `CORRECT - ...` or `ERROR - ...` with the reason its error type names.
+
+    Without an `image` the reason speaks of the report.
+    """
     if label == "CORRECT":
         return CORRECT_ANSWER
-    return f"ERROR - {_ERROR_REASONS.get(error_type, 'Treatment does not match imaging findings')}"
+    reason = _ERROR_REASONS.get(error_type, "Treatment does not match imaging findings")
+    return f"ERROR - {reason.format(source='image' if image else 'report')}"

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from mlx_medlora import privacy
+from mlx_medlora.cases.card import Label
 from mlx_medlora.cases.rows import read_jsonl
 from mlx_medlora.cases.schema import Case, parse_case
 from mlx_medlora.cases.source import DataSource, read_source
@@ -84,6 +85,15 @@ class Dataset:
                     message = f"the id {name!r} is in the split {places[name]!r} too"
                     hint = "Keep each case in one split, or the held-out figures mean nothing."
                     raise InputError(message, path=self._file(split), line=line, hint=hint)
+
+    def only_label(self, split: str) -> Label | None:
+        """The right answer of all cases of a split, None where both occur; reads no further than it must."""
+        found: set[Label] = set()
+        for line, row in read_jsonl(self._file(split)):
+            found.add(parse_case(row, self._file(split), line).label)
+            if len(found) > 1:
+                return None
+        return next(iter(found), None)
 
     def image_files(self, case: Case) -> tuple[Path, ...]:
         """The case's images as absolute paths, in reading order.

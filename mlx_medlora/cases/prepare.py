@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
 from mlx_medlora.cases import phantoms
 from mlx_medlora.cases.card import INSTRUCTION, Label
+from mlx_medlora.cases.concerns import Placed, concerns, shared_images
 from mlx_medlora.cases.image_folder import ImageFolder, copy_images, unique_names
 from mlx_medlora.cases.schema import Case, Metadata
 from mlx_medlora.cases.source import DataSource, read_source
-from mlx_medlora.cases.splitting import Keys, assign, split_sizes
+from mlx_medlora.cases.splitting import Keys, assign, largest_group, split_sizes
 from mlx_medlora.cases.statistics import Statistics
 from mlx_medlora.cases.table import SourceCase, read_table
 from mlx_medlora.cases.vignettes import vignette
@@ -30,9 +32,11 @@ CELLS: tuple[Cell, ...] = tuple(product(phantoms.MODALITIES, (True, False), _LAB
 
 _TABLE_README = """# Prepared cases
 
-Each row has an instruction, the case's text, the answer and its images. Cases of one patient are all in one
-split. Images are copied as they were: check that neither pixels nor file headers name a patient before
-this directory leaves your machine.
+Each row has an instruction, the case's text, the answer and its images.
+{apart}
+
+Images are copied as they were: check that neither pixels nor file headers name a patient before this
+directory leaves your machine.
 """
 
 _PHANTOM_README = """# Phantom cases
@@ -44,10 +48,11 @@ care. No image is in two splits.
 
 
 class PreparedDataset(Statistics):
-    """What was written, and where."""
+    """What was written, and where; `warnings` are sentences on what should be looked at."""
 
     output: Path
     data_source: DataSource | None = None
+    warnings: list[str] = Field(default_factory=list)
 
 
 def prepare_table(
@@ -63,24 +68,28 @@ def prepare_table(
     """Turn a CSV, JSON or JSON Lines table and a folder of images into a dataset directory.
 
     `data_source` marks where the data comes from; rows of another dataset's directory bring its mark along.
-    `val` and `test` are shares below 1, or counts. Cases of one patient, or of one image, stay in one split.
+    `val` and `test` are shares below 1, or counts. Cases of one `patient_id` stay in one split, and so do
+    those of one image, unless that leaves fewer groups than splits; `warnings` say so then.
     Raises InputError, listing all bad rows with their lines, and then writes nothing.
     """
     refuse_nonempty(output)
     mark = data_source or read_source(cases_file.parent)
     folder = ImageFolder(images_dir)
     sources = read_table(cases_file, folder.find)
-    sides = _sides(sources, folder, split_sizes(len(sources), {"val": val, "test": test}), seed)
+    sizes = split_sizes(len(sources), {"val": val, "test": test})
+    placed, largest = _place(sources, folder, sizes, seed)
     names = unique_names(path for source in sources for path in source.images)
-    splits: dict[str, list[Case]] = {side: [] for side in ("train", "val", "test") if side in sides}
-    for source, side in zip(sources, sides, strict=True):
-        splits[side].append(_renamed(source, names))
+    splits: dict[str, list[Case]] = {side: [] for side in ("train", "val", "test") if side in sizes}
+    for source, one in zip(sources, placed, strict=True):
+        splits[one.side].append(_renamed(source, names))
 
     def write_images(directory: Path) -> None:
         copy_images(names, directory)
 
-    counts = write_dataset(output, splits, write_images, _TABLE_README, mark)
-    return PreparedDataset(**counts.model_dump(), output=output, data_source=mark)
+    readme = _TABLE_README.format(apart=_kept_apart(placed))
+    counts = write_dataset(output, splits, write_images, readme, mark)
+    found = concerns(placed, sizes, largest)
+    return PreparedDataset(**counts.model_dump(), output=output, data_source=mark, warnings=found)
 
 
 def prepare_phantoms(
@@ -137,19 +146,43 @@ def balanced_cells(count: int, rng: np.random.Generator) -> list[Cell]:
     return [CELLS[index] for _ in range(turns) for index in rng.permutation(len(CELLS))][:count]
 
 
-def _sides(sources: Sequence[SourceCase], folder: ImageFolder, sizes: dict[str, int], seed: int) -> list[str]:
-    """The split of each case. Where one image serves nearly all cases, only patients are kept apart."""
+def _place(
+    sources: Sequence[SourceCase], folder: ImageFolder, sizes: dict[str, int], seed: int
+) -> tuple[list[Placed], int]:
+    """The split of each case, and how many cases the largest group has that was kept together.
+
+    Where one image serves nearly all cases, only patients are kept apart.
+    """
     strata = [(source.case.metadata.modality, source.case.label) for source in sources]
+    shown = [tuple(folder.digest(path) for path in source.images) for source in sources]
     patients: list[Keys] = [
         frozenset({f"patient {source.case.patient_id}"} if source.case.patient_id else ())
         for source in sources
     ]
-    images = [frozenset(f"image {folder.digest(path)}" for path in source.images) for source in sources]
-    both = [own | shown for own, shown in zip(patients, images, strict=True)]
+    keys = [own | {f"image {name}" for name in names} for own, names in zip(patients, shown, strict=True)]
     try:
-        return assign(strata, both, sizes, seed)
+        sides = assign(strata, keys, sizes, seed)
     except InputError:
-        return assign(strata, patients, sizes, seed)
+        keys = patients
+        sides = assign(strata, keys, sizes, seed)
+    rows = zip(sources, shown, sides, strict=True)
+    return [Placed(each.case, each.line, names, side) for each, names, side in rows], largest_group(keys)
+
+
+def _kept_apart(placed: Sequence[Placed]) -> str:
+    """What is known of patients and images in several splits, for the dataset's README."""
+    nameless = sum(one.case.patient_id is None for one in placed)
+    shared = shared_images(placed)
+    told = "Cases of one patient are all in one split."
+    if nameless == len(placed):
+        told = "No row names a patient (`patient_id`): cases of one patient may be in several splits."
+    elif nameless:
+        told = f"Cases of one `patient_id` are all in one split; {nameless} of {len(placed)} cases have none."
+    if shared:
+        told += f"\nImages in more than one split: {shared}."
+    elif any(one.shown for one in placed):
+        told += "\nNo image is in two splits."
+    return told
 
 
 def _renamed(source: SourceCase, names: dict[Path, str]) -> Case:

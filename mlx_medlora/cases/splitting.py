@@ -62,6 +62,11 @@ def assign(strata: Sequence[Stratum], keys: Sequence[Keys], sizes: Mapping[str, 
     return [placed[index] for index in range(len(strata))]
 
 
+def largest_group(keys: Sequence[Keys]) -> int:
+    """How many cases the largest group has that `assign` keeps together."""
+    return max(map(len, _groups(keys)))
+
+
 def _needs(strata: Sequence[Stratum], sizes: Mapping[str, int]) -> dict[str, dict[Stratum, float]]:
     """How many cases of each stratum every split should hold."""
     totals = Counter(strata)

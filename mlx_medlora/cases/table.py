@@ -11,8 +11,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
 
 from mlx_medlora import privacy
-from mlx_medlora.cases.card import INSTRUCTION, Label, answer, case_text
+from mlx_medlora.cases.card import INSTRUCTION, TEXT_INSTRUCTION, Label, answer, case_text
 from mlx_medlora.cases.schema import Case, Metadata, Severity, Text, faults, refuse_escape
+from mlx_medlora.cases.subgroups import subgroups
 from mlx_medlora.cases.table_files import CSV_KINDS, MAX_COLUMNS, MOST_FAULTS, BadRow, Row, read_rows
 from mlx_medlora.errors import InputError
 
@@ -33,7 +34,7 @@ PlainText = Annotated[Text, BeforeValidator(_plain)]
 
 
 class TableRow(BaseModel):
-    """One row in the table's columns; further columns are kept as metadata."""
+    """One row in the table's columns; age, gender and further columns are kept as metadata."""
 
     model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
 
@@ -79,6 +80,7 @@ class TableRow(BaseModel):
     def case(self) -> Case:
         """The row in the dataset card's fields; its images are named as the table names them.
 
+        Age and gender are in its text and, for figures by them, in its metadata.
         Raises ValueError for a CORRECT row with an error type or a severity.
         """
         kind = (self.error_type or "none").lower()
@@ -87,14 +89,15 @@ class TableRow(BaseModel):
         if self.label == "ERROR" and kind == "none":
             kind = UNSPECIFIED
         known = {"modality": self.modality, "error_type": kind, "severity": self.severity}
+        told = subgroups(self.age, self.gender)
         return Case(
             id=self.id,
-            instruction=INSTRUCTION,
+            instruction=INSTRUCTION if self.image else TEXT_INSTRUCTION,
             input=case_text(self.age or "", self.gender or "", self.finding, self.treatment),
-            output=answer(self.label, kind),
+            output=answer(self.label, kind, image=bool(self.image)),
             image_path=_one_or_list(self.image),
             patient_id=self.patient_id,
-            metadata=Metadata.model_validate({**(self.model_extra or {}), **known}),
+            metadata=Metadata.model_validate({**told, **(self.model_extra or {}), **known}),
         )
 
 

@@ -26,7 +26,18 @@ def opened(data: Path, split: str) -> Dataset:
     dataset = Dataset.open(data)
     dataset.refuse_shared_ids()
     dataset.cases(split)
+    warn_of_one_answer(dataset, split)
     return dataset
+
+
+def warn_of_one_answer(dataset: Dataset, *splits: str) -> None:
+    """Say which of these splits, as far as they are there, hold cases of one right answer alone."""
+    from mlx_medlora.cases.concerns import only_answer
+
+    for split in dataset.splits():
+        label = dataset.only_label(split) if split in splits else None
+        if label is not None:
+            out.warning(only_answer(split, label))
 
 
 @dataclass(frozen=True)

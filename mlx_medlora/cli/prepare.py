@@ -14,6 +14,7 @@ from mlx_medlora.errors import InputError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from mlx_medlora.cases.prepare import PreparedDataset
     from mlx_medlora.cases.source import DataSource
     from mlx_medlora.cases.statistics import Statistics
 
@@ -67,7 +68,12 @@ def prepare(
     Checks every row and image, splits the cases and writes statistics.
 
     Columns of a table: id, modality, image, age, gender, finding, treatment, label (ERROR or CORRECT), and
-    where known error_type, severity, patient_id. No patient is in two splits.
+    where known error_type, severity, patient_id. Age, age_group, gender and further columns are there for
+    eval --by. Several images go into one cell, parted by ";" as in "front.png; side.png"; an empty cell makes
+    a case of text alone.
+
+    Cases of one patient_id stay in one split; without that column nothing is known of patients. Images are
+    kept apart too, as far as that leaves cases for every split; a warning says where it does not.
     """
     out.use_json(json)
     _check(cases, images, phantoms)
@@ -76,23 +82,35 @@ def prepare(
 
     if cases is not None:
         made = prepare_table(cases, images, output, val=val, test=test, seed=seed, data_source=mark)
-        _warn_of_telling_words(output)
+        made = _with_words(made)
     else:
         made = prepare_phantoms(phantoms or 0, output, val=val, test=test, seed=seed)
+    for warning in made.warnings:
+        out.warning(warning)
     out.result(made.model_dump(mode="json"), _table(made), f"Wrote {output}")
 
 
-def _warn_of_telling_words(output: Path) -> None:
-    """Say where the words of the cases give their answers away, before anything is trained on them."""
+def _with_words(made: PreparedDataset) -> PreparedDataset:
+    """Add whether the words of the cases give their answers away, before anything is trained on them."""
     from mlx_medlora.cases.dataset import Dataset
     from mlx_medlora.evaluation.saying import words_sentence
-    from mlx_medlora.evaluation.words import probe_words
+    from mlx_medlora.evaluation.words import NO_WORDS, probe_words, undecided_sentence
 
-    dataset = Dataset.open(output)
+    if 0 in made.label.values():
+        return made  # one answer alone is no shortcut, and was warned of
+    dataset = Dataset.open(made.output)
     found = probe_words([case for split in dataset.splits() for case in dataset.cases(split)])
-    if found.gain.interval is not None and found.gain.interval[0] > 0:
-        sentence = words_sentence(found.accuracy, found.gain, found.words)
-        out.warning(f"{sentence} A model can learn these and never look at the image.")
+    if found.suspected is False:
+        if made.images and found.gain.interval is None and found.gain.reason != NO_WORDS:
+            out.note(undecided_sentence(found))
+        return made
+    told = (
+        words_sentence(found.accuracy, found.gain, found.words)
+        if found.suspected
+        else undecided_sentence(found)
+    )
+    learns = " A model can learn these and never look at the image." if made.images else ""
+    return made.model_copy(update={"warnings": [*made.warnings, told + learns]})
 
 
 def _check(cases: Path | None, images: Path | None, phantoms: int | None) -> None:

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -167,6 +168,7 @@ def rehearse(settings: TrainSettings, model: str, data: Path) -> None:
     """Say what would be trained."""
     from mlx_medlora.training.dry_run import dry_run
 
+    warn_of_lone_answers(data)
     seen = dry_run(model, data, settings)
     out.result(seen.model_dump(mode="json"), *rehearsal(seen))
 
@@ -188,6 +190,7 @@ def start(
     from mlx_medlora.training.loggers.opening import open_loggers
     from mlx_medlora.training.run import run_training
 
+    warn_of_lone_answers(data)
     with ProgressBar() as bar, open_loggers(logs.names, logs.directory, settings, out.warning) as loggers:
         result = run_training(
             model,
@@ -210,6 +213,15 @@ def start(
         found = health(read_curves(output))
         said = {"output": str(output), **result.record.model_dump(mode="json"), "health": found.model_dump()}
         out.result(said, summary(result.record), *lines(found), f"Wrote {output}")
+
+
+def warn_of_lone_answers(data: Path) -> None:
+    """Say where what is trained or validated on has one right answer alone."""
+    from mlx_medlora.cases.dataset import Dataset
+    from mlx_medlora.cli.answering import warn_of_one_answer
+
+    with suppress(InputError):  # training says it, where all ranks hear of it
+        warn_of_one_answer(Dataset.open(data), "train", "val")
 
 
 def ask(what: str) -> bool:

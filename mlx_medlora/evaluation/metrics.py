@@ -90,5 +90,5 @@ def check_fields(by: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> No
         if len(values) > MOST_GROUPS:
             raise InputError(
                 f"the metadata field {field!r} has {len(values)} values, more than {MOST_GROUPS}",
-                hint="Put a coarser field into the cases' metadata: an age group for an age.",
+                hint="Put a coarser field into the cases' metadata: `age_group` for an age.",
             )

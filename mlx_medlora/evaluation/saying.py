@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mlx_medlora.cases.card import Label
 from mlx_medlora.evaluation.results import Dependence, Measure
-from mlx_medlora.evaluation.words import Word
+from mlx_medlora.evaluation.words import Word, telling_words
 
 SMALL = 0.10  # a contribution whose whole interval lies below it counts as little
 
@@ -175,10 +175,9 @@ def _shortcut_sentences(evidence: Evidence, shortcut: bool | None) -> Iterator[s
 
 def words_sentence(accuracy: Measure, gain: Measure, words: Sequence[Word]) -> str:
     """What a count of words found in a dataset whose text gives answers away."""
-    told = ", ".join(f"{word.text!r} ({word.errors} of {word.n} are errors)" for word in words)
     return (
         f"Shortcut in the dataset: its words alone predict {_percent(accuracy)} of the right answers, "
-        f"{_points(gain)} against the commoner answer. Words that tell most: {told}."
+        f"{_points(gain)} against the commoner answer. {telling_words(words)}"
     )
 
 

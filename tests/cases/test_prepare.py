@@ -86,7 +86,8 @@ def test_a_table_becomes_a_dataset_that_opens(tmp_path, images):
     assert len(names) == 24
     assert all(not one & other for one, other in combinations(patients.values(), 2))
     stats = json.loads((tmp_path / "out/dataset_stats.json").read_text("utf-8"))
-    assert stats == made.model_dump(exclude={"output", "data_source"})
+    assert stats == made.model_dump(exclude={"output", "data_source", "warnings"})
+    assert made.warnings == []
     assert "| cases | 24 | 12 | 6 | 6 |" in (tmp_path / "out/README.md").read_text("utf-8")
 
 

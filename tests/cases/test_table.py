@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_medlora.cases import table_files
+from mlx_medlora.cases.conversation import conversation
+from mlx_medlora.cases.schema import Case, Metadata
 from mlx_medlora.cases.table import read_table
 from mlx_medlora.errors import InputError
 
@@ -31,6 +33,7 @@ def test_a_csv_row_becomes_a_case_in_the_cards_shape(tmp_path):
     assert case.input == f"{patient}\n\n**Imaging Finding:**\nBrain mass\n\n**Treatment:**\nCraniotomy"
     assert case.output == "ERROR - Overtreatment, the image does not support this therapy"
     known = {"modality": "mri", "error_type": "overtreatment", "severity": "high"}
+    known |= {"age": "50", "age_group": "40-64", "gender": "F"}
     assert (case.metadata.model_dump(), case.patient_id) == (known, "p1")
     assert (source.images, source.line) == ((Path("x.png"),), 2)
 
@@ -54,6 +57,52 @@ def test_several_images_no_image_and_empty_optional_cells(tmp_path):
     assert second.case.metadata.error_type == "unspecified"
     assert second.case.output == "ERROR - Treatment does not match imaging findings"
     assert "Gender" not in second.case.input
+    assert {"age", "age_group", "gender"}.isdisjoint(first.case.metadata.model_dump())
+    assert "gender" not in second.case.metadata.model_dump()
+
+
+def test_a_row_without_an_image_speaks_of_none(tmp_path):
+    kinds = ("overtreatment", "unnecessary_procedure", "undertreatment", "", "none")
+    rows = [f"{n},mri,,50,F,Mass,Biopsy,{'ERROR' if n < 4 else 'CORRECT'},{k},," for n, k in enumerate(kinds)]
+    cases = [source.case for source in read(tmp_path / "t.csv", "\n".join([HEADER, *rows]))]
+    assert {case.instruction for case in cases} == {
+        "You are a medical AI assistant trained to detect clinical errors. Compare the treatment with the "
+        "reported finding. Answer ERROR or CORRECT with a short reason."
+    }
+    for case in cases:
+        assert "image" not in case.instruction + case.input + case.output.replace("imaging", "")
+    assert cases[0].output == "ERROR - Overtreatment, the report does not support this therapy"
+    [shown] = read(tmp_path / "t.csv", f"{HEADER}\n{GOOD}")
+    assert "Compare the treatment with the medical image." in shown.case.instruction
+
+
+@pytest.mark.parametrize(
+    ("age", "group"),
+    [
+        *(("0", "0-17"), ("17.9", "0-17"), ("18", "18-39"), ("64", "40-64"), ("65", "65-79"), ("80", "80+")),
+        *(("90+", "80+"), ("056Y", "40-64"), ("56 years", "40-64"), (56, "40-64")),
+        *(("006M", None), ("adult", None), ("131", None), ("-3", None), ("40-50", None)),
+    ],
+)
+def test_an_age_has_its_group(tmp_path, age, group):
+    (tmp_path / "t.json").write_text(json.dumps([row(age=age), row(id="own", age=age, age_group="old")]))
+    first, second = (source.case for source in read_table(tmp_path / "t.json", Path))
+    assert first.metadata.model_dump()["age"] == str(age)
+    assert first.metadata.model_dump().get("age_group") == group
+    assert second.metadata.model_dump()["age_group"] == "old"
+    assert f"- Age: {age}" in first.input
+
+
+def test_ages_and_genders_change_nothing_that_a_model_reads(tmp_path):
+    [told] = read(tmp_path / "t.csv", f"{HEADER}\n{GOOD}")
+    bare = told.case.model_copy(update={"metadata": Metadata(modality="mri")})
+    assert conversation(told.case, with_answer=True) == conversation(bare, with_answer=True)
+    assert Case.model_validate(bare.row()) == bare  # a dataset of before
+
+
+def test_semicolons_part_images_in_a_quoted_cell_of_a_table_parted_by_them(tmp_path):
+    text = f"{HEADER}\n{GOOD}".replace(",", ";").replace("x.png", '"x.png;y.png"')
+    assert read(tmp_path / "t.csv", text)[0].case.image_paths == ("x.png", "y.png")
 
 
 def test_a_cell_may_span_lines_and_later_lines_still_count_right(tmp_path):

@@ -145,7 +145,9 @@ def test_a_planted_word_is_found_before_training(planted: Path, phantoms: Path) 
         found = probe_words([case for split in dataset.splits() for case in dataset.cases(split)])
         assert found.gain.interval is not None
         assert (found.gain.interval[0] > 0) == caught
-        assert (found.words[0].text in TELL.lower()) == caught
+        assert found.suspected is caught
+        assert bool(found.words) == caught  # of phantoms every word is with either answer as often
+        assert all(word.text in TELL.lower() for word in found.words)
         if caught:
             assert found.accuracy.value == 1.0
             assert found.words[0].errors == found.words[0].n
@@ -154,13 +156,16 @@ def test_a_planted_word_is_found_before_training(planted: Path, phantoms: Path) 
 def test_words_of_few_patients_are_not_shown(phantoms: Path) -> None:
     cases = [
         case.model_copy(
-            update={"patient_id": f"p{number // 4}", "input": f"{case.input} {'Zyx' * (number < 8)}"}
+            update={
+                "patient_id": f"p{number // 12 if number < 24 else number // 4}",
+                "input": f"{case.input} {'Zyx' * (number < 24)} {'Told' * (case.label == 'ERROR')}",
+                "output": "ERROR - x" if number < 24 else case.output,
+            }
         )
         for number, case in enumerate(Dataset.open(phantoms).cases("train"))
     ]
     found = probe_words(cases)
-    assert found.words
-    assert all(word.text != "zyx" and word.n >= 3 for word in found.words)
+    assert [word.text for word in found.words] == ["told"]  # and 'zyx' would tell as much
     assert found.accuracy.interval_method == "bootstrap over patients, at least Wilson"
     few = probe_words(cases[:4])
     assert (few.accuracy.value, few.gain.interval, few.words) == (None, None, ())
