@@ -20,6 +20,7 @@ from mlx_medlora.training.batches import collate
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import FeatureCache, PixelSource
 from mlx_medlora.training.loss import answer_loss
+from mlx_medlora.training.ranks import Ranks, Share, Tree
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.trainer import Trainer
 
@@ -77,6 +78,42 @@ def test_nothing_is_traced_again_after_the_first_epoch(
         counts.append(made.stepper.traces)
     assert len(set(counts)) == 1
     assert counts[0] > 3
+
+
+class OneOfTwo(Ranks):
+    """A rank whose other one adds nothing."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank, self.size = rank, 2
+
+    def sum(self, shares: Sequence[Share | None], tokens: int, like: Tree) -> tuple[Tree, float, int]:
+        return like if shares[0] is None else shares[0][1], 1.0, tokens + 1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(4, 1), (4, 3), (2, 4)])
+def test_no_rank_traces_again_either(
+    adapted: Adapted,
+    make_example: Callable[..., Example],
+    features: FeatureCache,
+    batch_size: int,
+    accumulate: int,
+    rank: int,
+) -> None:
+    """The last batch has one row: were the next batch to begin at the other rank, its images would change."""
+    rows = [
+        make_example(chr(97 + i), prompt=9 + 3 * (i % 8), answer=2 + i % 3, images=i % 3) for i in range(25)
+    ]
+    settings = PLAIN.model_copy(update={"batch_size": batch_size, "accumulate": accumulate, "epochs": 8})
+    ranks = OneOfTwo(rank)
+    made = Trainer(adapted(settings), rows, [], features, settings, save=lambda kind: None, ranks=ranks)
+    counts = []
+    for epoch in range(1, 9):
+        made.place.epoch, made.place.updates = epoch, 0
+        made._epoch()
+        counts.append(made.stepper.traces)
+    assert len(set(counts)) == 1
 
 
 @pytest.mark.parametrize(("accumulate", "alone"), [(1, True), (3, False)])
