@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -30,21 +31,31 @@ _CLEAR = ("RGBA", "LA", "PA", "RGBa", "La")
 _DAMAGE = (ValueError, SyntaxError, EOFError, LookupError, TypeError, struct.error, zlib.error)
 
 
-def open_image(path: Path) -> Image.Image:
-    """Read an image as 8-bit RGB, upright, its first frame.
+def read_image(path: Path) -> bytes:
+    """An image file's bytes. Raises InputError, naming the file, where `open_image` would not read them."""
+    _check_file(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"the image cannot be read: {error.strerror}", path=path) from error
+
+
+def open_image(path: Path, data: bytes | None = None) -> Image.Image:
+    """Read an image as 8-bit RGB, upright, its first frame; from `data` where its bytes are read already.
 
     The content decides what it is, not the name. EXIF rotation is applied; 16-bit and floating point greys
     are scaled to their own range, from 0 to 255; transparency is laid on black. Raises InputError, naming the
     file, where it is missing, empty, truncated, not an image of a kind in KINDS, or too large.
     """
-    _check_file(path)
+    if data is None:
+        _check_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL's warning of large images: MAX_PIXELS decides
-            with Image.open(path, formats=KINDS) as image:
+            with Image.open(path if data is None else BytesIO(data), formats=KINDS) as image:
                 _check_size(image, path)
                 if image.format in ("JPEG", "MPO"):
-                    _check_scans(path)
+                    _check_scans(path, data)
                 image.load()
                 ImageOps.exif_transpose(image, in_place=True)  # a copy would take as much memory again
                 return _as_rgb(image)
@@ -79,10 +90,10 @@ def _check_size(image: Image.Image, path: Path) -> None:
         raise InputError(f"the image has only {width} x {height} pixels", path=path, hint=_HINT)
 
 
-def _check_scans(path: Path) -> None:
+def _check_scans(path: Path, data: bytes | None) -> None:
     """Refuse a JPEG that would be decoded over and over; a scan begins with FF DA."""
     found, last = 0, b""
-    with path.open("rb") as stream:
+    with path.open("rb") if data is None else BytesIO(data) as stream:
         while block := stream.read(1 << 20):
             found += (last + block).count(b"\xff\xda")
             last = block[-1:]

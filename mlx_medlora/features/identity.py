@@ -17,7 +17,7 @@ from PIL import Image
 
 from mlx_medlora.backend import blas_kernel
 from mlx_medlora.cases.images import OPENING
-from mlx_medlora.features.tower import tower_digest
+from mlx_medlora.features.tower import features_dtype, tower_digest
 from mlx_medlora.gemma.model import Gemma3
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def identify(model: Gemma3, encoder: Encoder, memo: Path | None = None) -> Ident
     config = model.config
     assert config.vision is not None
     shape = (config.mm_tokens_per_image, config.text.hidden_size)
-    dtype = model.multi_modal_projector.mm_input_projection_weight.dtype
+    dtype = features_dtype(model)
     about = {
         "format": FORMAT,
         "weights": tower_digest(model, memo),

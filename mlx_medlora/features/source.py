@@ -6,15 +6,17 @@ images stand beside each other, and a store that is half full would then change 
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import mlx.core as mx
 import psutil
 
-from mlx_medlora.cases.images import open_image
+from mlx_medlora.cases.images import open_image, read_image
 from mlx_medlora.errors import InputError
 from mlx_medlora.features.report import FeatureUse
 from mlx_medlora.features.store import Store, Tell
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 Look = Callable[[mx.array], mx.array]
+_Came = Literal["stored", "computed", "again", "left"]  # as in `FeatureUse`
 _SHARE = 4  # of the machine's memory, one part may hold features
 
 
@@ -35,12 +38,27 @@ def memory_share() -> int:
     return psutil.virtual_memory().total // _SHARE
 
 
-def see(look: Look, encoder: Encoder, file: Path) -> mx.array:
-    """Features (T, D) of one image, computed. Raises InputError where it cannot be read."""
-    found = look(mx.array(encoder.pixels([open_image(file)])))  # (1, T, D)
+def see(look: Look, encoder: Encoder, file: Path, key: bytes | None = None) -> mx.array:
+    """Features (T, D) of one image, computed. Raises InputError where it cannot be read.
+
+    Also where the very bytes that are looked at do not have `key`, a SHA-256, if one is given.
+    """
+    data = None if key is None else _read(file, key)
+    found = look(mx.array(encoder.pixels([open_image(file, data)])))  # (1, T, D)
     one = mx.contiguous(found[0])
     mx.eval(one)
     return one
+
+
+def _read(file: Path, key: bytes) -> bytes:
+    data = read_image(file)
+    if hashlib.sha256(data).digest() != key:
+        raise InputError(
+            "the image has changed since it was first read, a moment ago or earlier in this run",
+            path=file,
+            hint="Start again once nothing writes to the dataset.",
+        )
+    return data
 
 
 class ImageFeatures(Mapping[Path, mx.array]):
@@ -66,7 +84,7 @@ class ImageFeatures(Mapping[Path, mx.array]):
         self._keys: dict[Path, bytes] = {}
         self._held: dict[bytes, mx.array] = {}
         self._bytes = 0
-        self._stored = self._computed = self._again = self._left = 0
+        self._came: dict[bytes, _Came] = {}
         self._why: dict[str, None] = {}
         self._settled = False
         self._spare: Look | None = None
@@ -80,12 +98,11 @@ class ImageFeatures(Mapping[Path, mx.array]):
         self.settle()
 
     def __getitem__(self, file: Path) -> mx.array:
-        new = file not in self._keys
-        key = self._key(file)
+        key = self.key(file)
         found = self._find(key)
         if found is None:
             return self._compute(file, key)
-        self._stored += new and self.store is not None
+        self._note(key, "stored")
         return found
 
     def __contains__(self, file: object) -> bool:
@@ -100,28 +117,30 @@ class ImageFeatures(Mapping[Path, mx.array]):
     @property
     def complete(self) -> bool:
         """True where every image that was asked for is held: the tower is not needed for them."""
-        return self._left == 0
+        return "left" not in self._came.values()
 
     @property
     def use(self) -> FeatureUse:
         """Where the features came from, up to now."""
         place = None if self.store is None else str(self.store.root)
-        return FeatureUse(self._stored, self._computed, self._again, self._left, tuple(self._why), place)
+        counts = Counter[str](self._came.values())
+        return FeatureUse(**counts, why=tuple(self._why), place=place)
 
     def fill(self, files: Iterable[Path], progress: Progress | None = None) -> None:
         """Make sure that all `files` are held, as far as the limit allows, and settle.
 
         Stored ones are read, so that a damaged one is found now; `progress(done, total)` after each image.
-        What was computed before an error or an interrupt is kept.
+        What was computed before an error or an interrupt is kept. It may be called again for other files.
         """
-        wanted = list(dict.fromkeys(files))
+        wanted, self._settled = list(dict.fromkeys(files)), False
         try:
             for (
                 file
             ) in wanted:  # all first: a bad file takes others with it, and making room spares what is used
-                self._holds(self._key(file))
+                self._holds(self.key(file))
             missing = [file for file in wanted if not self._knows(self._keys[file])]
-            self._stored += 0 if self.store is None else len(wanted) - len(missing)
+            for file in set(wanted).difference(missing):
+                self._note(self._keys[file], "stored")
             for done, file in enumerate(missing, start=len(wanted) - len(missing) + 1):
                 self._make(file)
                 if progress is not None:
@@ -132,13 +151,16 @@ class ImageFeatures(Mapping[Path, mx.array]):
             self.settle()
 
     def settle(self) -> None:
-        """Write what is not written yet. What is computed from now on is not kept."""
+        """Write what is not written yet. What is computed from now on is not kept, until the next `fill`."""
         if self.store is not None:
             self.store.flush()
         self._settled = True
 
-    def _key(self, file: Path) -> bytes:
-        """SHA-256 of the file, as it was when it was first asked for."""
+    def key(self, file: Path) -> bytes:
+        """SHA-256 of the file, as it was when it was first asked for: its features are of no other bytes.
+
+        Raises InputError where it cannot be read.
+        """
         if file in self._keys:
             return self._keys[file]
         try:
@@ -157,7 +179,7 @@ class ImageFeatures(Mapping[Path, mx.array]):
         if self._has_room():
             self._compute(file, key)
         else:
-            self._left += 1
+            self._note(key, "left")
 
     def _holds(self, key: bytes) -> bool:
         return key in self._held or (self.store is not None and self.store.holds(key))
@@ -173,24 +195,27 @@ class ImageFeatures(Mapping[Path, mx.array]):
 
     def _compute(self, file: Path, key: bytes) -> mx.array:
         """Through the tower, and kept where there is room and nothing is settled yet."""
-        array = see(self._look(), self.encoder, file)
+        array = see(self._look(), self.encoder, file, key)
         if not self._settled:
             self._keep(key, array)
         return array
 
     def _keep(self, key: bytes, array: mx.array) -> None:
         if not self._has_room():
-            self._left += 1
+            self._note(key, "left")
             return
         reason = None if self.store is None else self.store.lost.get(key)
-        if reason is None:
-            self._computed += 1
-        else:
-            self._again += 1
+        self._note(key, "computed" if reason is None else "again")
+        if reason is not None:
             self._why[reason] = None
         if self.store is None or not self.store.put(key, array):
             self._held[key] = array
             self._bytes += array.nbytes
+
+    def _note(self, key: bytes, came: _Came) -> None:
+        """Note where an image's features came from; what this run kept itself is not "stored" when found."""
+        if came != "stored" or self._came.get(key, "left") == "left":
+            self._came[key] = came
 
     def _has_room(self) -> bool:
         """Whether new features can be kept: memory takes over from a disk that fails, not from a limit."""

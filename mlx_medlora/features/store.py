@@ -123,8 +123,12 @@ class Store:
         return not self.full
 
     def put(self, key: bytes, array: mx.array) -> bool:
-        """Keep features (T, D); False where the limit or the disk does not allow it."""
+        """Keep features (T, D); False where the limit or the disk does not allow it, or they do not fit."""
         if not self.has_room():
+            return False
+        wanted, found = (self.identity.shape, self.identity.dtype), (array.shape, array.dtype)
+        if found != wanted:  # a file of these would be taken for damaged
+            self._break(f"{self.directory} is for {wanted}, and these are {found}")
             return False
         self._pending[key] = to_bytes(array)
         if (len(self._pending) + 1) * self._cost > self._budget:
@@ -139,14 +143,17 @@ class Store:
             self._prepare()
             shard = write_shard(self.directory, self._pending, self.identity)
         except OSError as error:
-            self.broken = os.strerror(error.errno) if error.errno else str(error)
-            self.tell(f"{self.what} stay in memory: {self.root} cannot be written ({self.broken})")
+            self._break(f"{self.root} cannot be written ({_words(error)})")
             return
         self._seen.add(shard.path)
         self.used.add(shard.path)
         self._add(shard)
         self._pending = {}
         self.refresh()
+
+    def _break(self, why: str) -> None:
+        self.broken = why
+        self.tell(f"{self.what} stay in memory: {why}")
 
     def _prepare(self) -> None:
         about = json.dumps(self.identity.about, indent=2)
@@ -227,3 +234,7 @@ class Store:
             del self._index[key]
         self._maps.pop(number, None)
         del self._shards[number]
+
+
+def _words(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)

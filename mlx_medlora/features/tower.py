@@ -61,6 +61,15 @@ def parts(model: Gemma3) -> Iterator[tuple[str, mx.array]]:
     yield from sorted(flat.items())
 
 
+def features_dtype(model: Gemma3) -> mx.Dtype:
+    """The dtype of an image's features, of weights that may be of several; nothing is computed for it."""
+    vision = model.config.vision
+    assert vision is not None
+    pixels = mx.zeros((1, vision.num_channels, vision.image_size, vision.image_size))
+    features: mx.array = model.multi_modal_projector(model.vision_tower(pixels))
+    return features.dtype
+
+
 def raw(array: mx.array) -> memoryview:
     """An array's bytes, without a copy where it is contiguous."""
     flat: Any = mx.contiguous(array).reshape(-1).view(mx.uint8)

@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from mlx_medlora.cases.images import open_image
 from mlx_medlora.features.source import ImageFeatures, Progress
+from mlx_medlora.files import sha256
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.training.examples import Example
 
@@ -45,6 +46,14 @@ class FeatureCache:
         found = ImageFeatures(model, encoder) if features is None else features
         found.fill((image for example in examples for image in example.images), progress)
         return cls(found)
+
+    def digest(self, file: Path) -> str:
+        """Hexadecimal SHA-256 of the bytes that the features of `file` are of.
+
+        Raises InputError where it cannot be read.
+        """
+        found = self.features
+        return found.key(file).hex() if isinstance(found, ImageFeatures) else sha256(file)
 
     def stack(self, files: Sequence[Path]) -> mx.array:
         """(N, T, D) for `files`, in their order; KeyError for one that a dictionary does not have."""

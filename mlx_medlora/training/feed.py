@@ -25,9 +25,14 @@ class Feed:
     shards: int
 
     def batches(self, window: Sequence[Sequence[Example]], buckets: Buckets) -> Iterator[Batch]:
-        """This rank's shards of each part of the window's batches, padded as the whole part is."""
-        part = before = 0
-        for examples in window:
+        """This rank's shards of each part of the window's batches, padded as the whole part is.
+
+        A batch begins at the shard where whole ones before it would have ended: an epoch's small one moves no
+        other. So, where batches divide by shards, a rank's part of each has the same shape in every epoch.
+        """
+        part = 0
+        for place, examples in enumerate(window):
+            before = place * buckets.batch_size
             rows = row_shapes(examples)
             for together in buckets.parts(rows):
                 shape = buckets.shape([rows[place] for place in together])

@@ -110,7 +110,7 @@ def agree_on_prefix(
     prefix = Prefix(model, first, FeatureCache(found), stores)
     missing = prefix.missing(examples)
     if missing and confirm is not None:
-        size = prefix_bytes(model.config, map(len, missing), model.dtype) / 1e9
+        size = prefix_bytes(model.config, map(len, missing), prefix.dtype) / 1e9
         place = settings.place(data) if prefix.on_disk else "memory"
         if not confirm(f"{len(missing)} rows of hidden states take {size:.2f} GB in {place}"):
             raise InputError(

@@ -9,20 +9,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
-from pathlib import Path
 
 import mlx.core as mx
 
 from mlx_medlora.features.source import memory_share
 from mlx_medlora.features.store import Store
-from mlx_medlora.files import sha256
 from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.training.batches import collate
 from mlx_medlora.training.buckets import Shape
 from mlx_medlora.training.examples import Example
-from mlx_medlora.training.features import ImageSource
-from mlx_medlora.training.prefix_stores import OpenStore
+from mlx_medlora.training.features import FeatureCache
+from mlx_medlora.training.prefix_stores import OpenStore, states_dtype
 
 _GRAIN = 16  # rows are kept at lengths of so many tokens
 
@@ -48,9 +46,10 @@ class Prefix:
     """
 
     def __init__(
-        self, model: Base, first: int, images: ImageSource, stores: OpenStore, *, memory: int | None = None
+        self, model: Base, first: int, images: FeatureCache, stores: OpenStore, *, memory: int | None = None
     ) -> None:
         self.model, self.first, self.images = model, first, images
+        self.dtype = states_dtype(model, first)
         self.memory = memory_share() if memory is None else memory
         self.left = 0
         self._open, self._stores = stores, dict[int, Store | None]()
@@ -58,7 +57,6 @@ class Prefix:
         self._held: dict[bytes, mx.array] = {}
         self._bytes = 0
         self._keys: dict[str, bytes] = {}
-        self._files: dict[Path, str] = {}
 
     @property
     def on_disk(self) -> bool:
@@ -122,7 +120,7 @@ class Prefix:
     def _has_room(self, store: Store | None, example: Example) -> bool:
         """Whether one more row can be kept: memory takes over from a disk that fails, not from a limit."""
         if store is None or self._broken():
-            size = prefix_bytes(self.model.config, [len(example)], self.model.dtype)
+            size = prefix_bytes(self.model.config, [len(example)], self.dtype)
             return self._bytes + size <= self.memory
         if not store.pending and not store.full:
             self._claim()  # another rank may have written since: its files are not to make way
@@ -172,9 +170,7 @@ class Prefix:
         if example.where not in self._keys:
             digest = hashlib.sha256(example.ids.tobytes())
             for file in example.images:
-                if file not in self._files:
-                    self._files[file] = sha256(file)
-                digest.update(self._files[file].encode())
+                digest.update(self.images.digest(file).encode())
             self._keys[example.where] = digest.digest()
         return self._keys[example.where]
 

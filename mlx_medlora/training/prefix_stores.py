@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mlx.core as mx
 import PIL
 
 from mlx_medlora.cases.images import OPENING
@@ -41,6 +42,11 @@ def seen_as(found: ImageFeatures, encoder: Encoder, settings: FeatureSettings, d
     return identify(found.model, encoder, memo).digest
 
 
+def states_dtype(model: Base, first: int) -> mx.Dtype:
+    """The dtype of hidden states below layer `first`, where weights are of several; nothing is computed."""
+    return model.below(model.embed(mx.zeros((1, 1), mx.int32)), None, first).dtype
+
+
 def prefix_stores(
     model: Base,
     first: int,
@@ -63,10 +69,11 @@ def prefix_stores(
         tell(f"{_WHAT} stay in memory: {reason}")
     if settings.memory or base is None or reason is not None:
         return lambda length: None
-    root, width = settings.place(data), model.config.text.hidden_size
+    root, width, dtype = settings.place(data), model.config.text.hidden_size, states_dtype(model, first)
     spared: set[Path] = set() if used is None else used
     decides = {
         **_about(model, first, root / "towers"),
+        "dtype": str(dtype),
         "base": base,
         "images": images,
     }
@@ -74,7 +81,7 @@ def prefix_stores(
     def open_store(length: int) -> Store | None:
         about = {**decides, "shape": [length, width]}
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-        identity = Identity(digest, about, (length, width), model.dtype)
+        identity = Identity(digest, about, (length, width), dtype)
         return Store(root, identity, int(settings.limit * 1e9), tell, used=spared, what=_WHAT)
 
     return open_store
@@ -91,6 +98,5 @@ def _about(model: Base, first: int, memo: Path) -> dict[str, Any]:
         "pillow": PIL.__version__,
         "opening": OPENING,
         "first": first,
-        "dtype": str(model.dtype),
         "arithmetic": arithmetic(),
     }

@@ -104,9 +104,13 @@ class Stepper:
     def _updated(
         self, window: Sequence[Batch], step: int, rate: float, parameters: Tree, state: Tree
     ) -> tuple[Tree, Tree, float, float, int]:
-        """New parameters and state, summed loss, gradient norm and supervised tokens: one function or two."""
+        """New parameters and state, summed loss, gradient norm and supervised tokens: one function or two.
+
+        Two with accumulation even where a window holds one batch, as an epoch's last may: that is another
+        batch in each epoch, and the one function would be traced anew for its shape.
+        """
         tokens = sum(batch.supervised for batch in window)
-        if self.shards == 1 and len(window) == 1:
+        if self.shards == 1 and self.settings.accumulate == 1 and len(window) == 1:
             scalars = mx.array([tokens, rate], mx.float32)
             found = self._step(parameters, state, scalars, window[0].arrays, self._keys(step, window[0]))
         else:

@@ -30,6 +30,32 @@ def test_common_kinds_open_as_rgb(tmp_path, kind):
     assert (image.mode, image.size) == ("RGB", (30, 40))
 
 
+@pytest.mark.parametrize("kind", ENCODED)
+def test_bytes_that_were_read_open_as_the_file_would(tmp_path, kind):
+    path = tmp_path / "image"
+    path.write_bytes(ENCODED[kind])
+    data, whole = images.read_image(path), np.asarray(open_image(path))
+    path.write_bytes(b"something else")
+    assert np.array_equal(np.asarray(open_image(path, data)), whole)
+    with pytest.raises(InputError, match="damaged or cut short"):
+        open_image(path, data[: len(data) // 2])
+
+
+def test_scans_are_counted_in_bytes_too(tmp_path):
+    data = ENCODED["JPEG"] + b"\xff\xda" * 200
+    with pytest.raises(InputError, match="201 scans"):
+        open_image(tmp_path / "x.jpg", data)
+
+
+def test_what_would_not_be_opened_is_not_read(tmp_path, monkeypatch):
+    (tmp_path / "x.png").write_bytes(ENCODED["PNG"])
+    monkeypatch.setattr(images, "MAX_BYTES", 100)
+    with pytest.raises(InputError, match="the limit is 100"):
+        images.read_image(tmp_path / "x.png")
+    with pytest.raises(InputError, match="no such image file"):
+        images.read_image(tmp_path / "none.png")
+
+
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "LA", "YCbCr"])
 def test_other_modes_become_rgb(tmp_path, mode):
     kind = "TIFF" if mode in ("CMYK", "YCbCr") else "PNG"

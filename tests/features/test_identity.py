@@ -42,6 +42,14 @@ def test_the_projector_counts_and_the_text_stack_does_not(tiny_model: Gemma3, en
     assert identify(tiny_model, encoder).digest != before
 
 
+@pytest.mark.parametrize("halved", ["vision_tower", "multi_modal_projector", "language_model"])
+def test_the_dtype_is_that_of_the_features(tiny_model: Gemma3, encoder: Pixels, halved: str) -> None:
+    """Weights of several dtypes: what comes out is not always of the projection's."""
+    getattr(tiny_model, halved).set_dtype(mx.bfloat16)
+    pixels = mx.zeros((1, 3, encoder.side, encoder.side))
+    assert identify(tiny_model, encoder).dtype == tiny_model.image_features(pixels).dtype == mx.float32
+
+
 def test_a_dtype_of_its_own(tiny_medgemma: Path) -> None:
     assert named(tiny_medgemma) != named(tiny_medgemma, mx.bfloat16)
 

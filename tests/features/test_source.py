@@ -13,7 +13,8 @@ from PIL import Image
 from stores import Open, Pixels, bits, shards
 
 from mlx_medlora.errors import InputError
-from mlx_medlora.features.identity import identify
+from mlx_medlora.features import source as source_module
+from mlx_medlora.features.identity import Identity, identify
 from mlx_medlora.features.source import ImageFeatures
 from mlx_medlora.features.store import Store
 from mlx_medlora.gemma.load import load_base
@@ -46,6 +47,115 @@ def test_what_is_asked_for_on_the_way_is_kept_too(
         assert bits(second, files) == plain
         assert second.use.stored == len(files)
     assert passes == []
+
+
+@pytest.mark.parametrize("place", ["store", "no disk", "memory"])
+@pytest.mark.parametrize("first", [0, 3, 8])
+def test_what_a_second_fill_computes_is_kept_too(
+    tiny_model: Gemma3,
+    encoder: Pixels,
+    opened: Open,
+    root: Path,
+    files: list[Path],
+    plain: dict[Path, bytes],
+    passes: list[int],
+    place: str,
+    first: int,
+) -> None:
+    """As ranks do: their share first, then all."""
+    if place == "no disk":
+        root.write_text("a file stands where the directory should be")
+    found = ImageFeatures(tiny_model, encoder) if place == "memory" else opened()
+    found.fill(files[:first])
+    found.fill(files)
+    assert passes == [1] * 8
+    assert bits(found, files) == plain
+    assert passes == [1] * 8
+    assert found.complete
+    assert (found.use.stored, found.use.computed) == (0, 8)
+
+
+def test_a_second_fill_at_the_limit_counts_each_image_once(
+    opened: Open, files: list[Path], identity: Identity
+) -> None:
+    found = opened(int(3.5 * (identity.nbytes + 512)))
+    found.fill(files[:5])
+    assert (found.use.computed, found.use.left) == (3, 2)
+    found.fill(files)
+    assert (found.use.stored, found.use.computed, found.use.left) == (0, 3, 5)
+    assert not found.complete
+
+
+def test_what_another_process_wrote_between_two_fills_is_no_longer_left(
+    opened: Open, files: list[Path], identity: Identity
+) -> None:
+    found = opened(int(3.5 * (identity.nbytes + 512)))
+    found.fill(files)
+    assert found.use.left == 5
+    opened().fill(files)
+    assert found.store is not None
+    found.store.refresh()
+    found.fill(files)
+    assert (found.use.stored, found.use.computed, found.use.left) == (5, 3, 0)
+    assert found.complete
+
+
+@pytest.mark.parametrize("place", ["store", "memory"])
+def test_an_image_that_changes_before_its_turn_ends_the_run_and_spoils_no_store(
+    tiny_model: Gemma3,
+    encoder: Pixels,
+    opened: Open,
+    files: list[Path],
+    plain: dict[Path, bytes],
+    place: str,
+) -> None:
+    original = files[1].read_bytes()
+
+    def change(done: int, total: int) -> None:
+        shutil.copyfile(files[2], files[1])
+
+    found = ImageFeatures(tiny_model, encoder) if place == "memory" else opened()
+    with pytest.raises(InputError, match=r"1\.png: the image has changed since it was first read"):
+        found.fill(files[:2], change)
+    files[1].write_bytes(original)
+    again = ImageFeatures(tiny_model, encoder) if place == "memory" else opened()
+    assert bits(again, files) == plain
+    assert again.use.stored == (place == "store")
+
+
+def test_features_are_of_the_bytes_that_were_hashed(
+    opened: Open, files: list[Path], plain: dict[Path, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever stands in the file while it is decoded, and if only then."""
+    plainly, other = source_module.open_image, files[0].read_bytes()
+
+    def swapped(file: Path, *data: bytes) -> Image.Image:
+        original = file.read_bytes()
+        file.write_bytes(other)
+        try:
+            return plainly(file, *data)
+        finally:
+            file.write_bytes(original)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source_module, "open_image", swapped)
+        opened().fill(files)
+    assert bits(opened(), files) == plain
+
+
+@pytest.mark.parametrize("halved", ["vision_tower", "multi_modal_projector", "language_model"])
+def test_weights_of_several_dtypes_are_stored_and_found(
+    tiny_model: Gemma3, encoder: Pixels, root: Path, said: list[str], files: list[Path], halved: str
+) -> None:
+    getattr(tiny_model, halved).set_dtype(mx.bfloat16)
+    plain = bits(ImageFeatures(tiny_model, encoder), files)
+    for stored in (0, 8):
+        store = Store(root, identify(tiny_model, encoder), 10**9, said.append)
+        found = ImageFeatures(tiny_model, encoder, store, tell=said.append)
+        found.fill(files)
+        assert (found.use.stored, found.use.computed) == (stored, 8 - stored)
+        assert bits(found, files) == plain
+    assert said == []
 
 
 def test_a_file_replaced_under_the_same_name_is_computed_anew(

@@ -254,6 +254,22 @@ def test_a_disk_that_is_full(
     assert [path for path in root.rglob("*") if path.suffix in (".partial", ".safetensors")] == []
 
 
+@pytest.mark.parametrize("what", ["dtype", "shape"])
+def test_what_does_not_fit_goes_to_memory_and_not_into_a_file(
+    identity: Identity, root: Path, said: list[str], what: str
+) -> None:
+    array = features(identity)
+    store = Store(root, identity, 10**9, said.append)
+    store.put(key(1), array)
+    odd = array.astype(mx.bfloat16) if what == "dtype" else array[:-1]
+    assert not store.put(key(2), odd)
+    store.flush()
+    assert mx.array_equal(store.get(key(1)), array)
+    assert len(said) == 1
+    assert said[0].startswith("image features stay in memory: ")
+    assert shards(root) == []
+
+
 def test_what_killed_processes_left_behind_is_removed(opened: Open, files: list[Path], root: Path) -> None:
     opened().fill(files)
     old, young = (shards(root)[0].with_name(f"{name}.partial") for name in ("old", "young"))

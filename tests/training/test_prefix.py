@@ -18,7 +18,7 @@ from mlx_medlora.features.settings import FeatureSettings
 from mlx_medlora.features.store import Store
 from mlx_medlora.gemma.model import Base, Gemma3
 from mlx_medlora.gemma.text import TextStack
-from mlx_medlora.training import prefix as prefix_module
+from mlx_medlora.training import features as features_module
 from mlx_medlora.training.batches import collate
 from mlx_medlora.training.events import Event, Notice, States
 from mlx_medlora.training.examples import Example
@@ -40,7 +40,7 @@ PLAIN = KEPT.model_copy(update={"prefix_cache": False})
 @pytest.fixture
 def named_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """The images of `mixed` are names without files."""
-    monkeypatch.setattr(prefix_module, "sha256", str)
+    monkeypatch.setattr(features_module, "sha256", str)
 
 
 @pytest.mark.usefixtures("named_images")
@@ -108,12 +108,13 @@ def test_the_adapter_is_the_same_to_1e_6_and_a_second_run_reads_what_the_first_k
 
 @pytest.fixture
 def below(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry for each pass through the frozen layers alone."""
+    """One entry for each pass of a row through the frozen layers alone."""
     passes: list[int] = []
     real = TextStack.below
 
     def count(self: TextStack, *given: Any) -> mx.array:
-        passes.append(1)
+        if given[0].shape[1] > 1:  # of one token: asked for its dtype, and never computed
+            passes.append(1)
         return real(self, *given)
 
     monkeypatch.setattr(TextStack, "below", count)
@@ -178,6 +179,53 @@ def test_another_image_processor_computes_anew(
     assert states(setup, prefix) == states(setup, fresh)
     old_setup, old = opened(tiny_medgemma, data, kept)
     assert states(old_setup, old) != states(setup, fresh)
+
+
+def test_an_image_that_changes_before_its_turn_spoils_no_store(
+    tiny_medgemma: Path, data: Path, tmp_path: Path
+) -> None:
+    """Rows are named when their states are asked for, before any image's features are computed."""
+    kept = FeatureSettings(directory=tmp_path / "kept")
+    setup = set_up(tiny_medgemma, data, KEPT)
+    found = open_images(setup, kept)
+    assert agree_on_prefix(setup, KEPT, kept, found) is not None
+    images = data / "images"
+    original = (images / "a.png").read_bytes()
+    shutil.copyfile(images / "b.png", images / "a.png")
+    with pytest.raises(InputError, match=r"a\.png: the image has changed"):
+        look(setup, kept, found=found)
+    (images / "a.png").write_bytes(original)
+    setup, prefix = opened(tiny_medgemma, data, kept)
+    fill_prefix(prefix, setup)
+    setup, fresh = opened(tiny_medgemma, data, FeatureSettings(directory=tmp_path / "fresh"))
+    fill_prefix(fresh, setup)
+    assert states(setup, prefix) == states(setup, fresh)
+
+
+def test_weights_of_several_dtypes_are_stored_and_found(
+    tiny_medgemma: Path, data: Path, tmp_path: Path, below: list[int]
+) -> None:
+    """Norms in fp32 among bf16 matrices, as PEFT's preparation for k-bit training leaves them."""
+    model = Path(shutil.copytree(tiny_medgemma, tmp_path / "model"))
+    [file] = model.glob("*.safetensors")
+    dtypes = {name: mx.float32 if "norm" in name else mx.bfloat16 for name in mx.load(str(file))}
+    weights = {name: array.astype(dtypes[name]) for name, array in mx.load(str(file)).items()}
+    mx.eval(weights)
+    mx.save_safetensors(str(file), weights, metadata={"format": "pt"})
+    (model / "mlx_medlora.json").unlink(missing_ok=True)
+    kept = FeatureSettings(directory=tmp_path / "kept")
+    said: list[Event] = []
+    found = []
+    for passes in (7, 0):
+        below.clear()
+        setup, prefix = opened(model, data, kept, said)
+        fill_prefix(prefix, setup)
+        assert len(below) == passes
+        assert (setup.model.dtype, prefix.dtype) == (mx.float32, mx.bfloat16)
+        found.append([np.array(prefix.rows([row], len(row)).astype(mx.float32)) for row in setup.train])
+    assert notices(said) == []
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_a_byte_that_the_fingerprint_does_not_sample_counts(

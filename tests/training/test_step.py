@@ -20,6 +20,7 @@ from mlx_medlora.training.batches import collate
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import FeatureCache, PixelSource
 from mlx_medlora.training.loss import answer_loss
+from mlx_medlora.training.ranks import Ranks, Share, Tree
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.trainer import Trainer
 
@@ -49,23 +50,97 @@ def run(adapted: Adapted, rows: list[Example], features: FeatureCache, settings:
     return made
 
 
-@pytest.mark.parametrize("accumulate", [1, 2, 4])
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(2, 1), (4, 1), (2, 4), (1, 4), (4, 3), (3, 2)])
 def test_nothing_is_traced_again_after_the_first_epoch(
-    adapted: Adapted, make_example: Callable[..., Example], features: FeatureCache, accumulate: int
+    adapted: Adapted,
+    make_example: Callable[..., Example],
+    features: FeatureCache,
+    batch_size: int,
+    accumulate: int,
+    shards: int,
 ) -> None:
-    """Two dozen rows of many shapes, whose batches change places in their windows from epoch to epoch."""
+    """Rows of many shapes, whose batches change places in their windows from epoch to epoch.
+
+    Their number fits neither batches nor windows: an epoch's last window is another batch each time.
+    """
     rows = [
-        make_example(chr(97 + i), prompt=9 + 3 * (i % 8), answer=2 + i % 3, images=i % 3) for i in range(24)
+        make_example(chr(97 + i), prompt=9 + 3 * (i % 8), answer=2 + i % 3, images=i % 3) for i in range(25)
     ]
-    settings = PLAIN.model_copy(update={"accumulate": accumulate, "dropout": 0.3})
-    made = Trainer(adapted(settings), rows, [], features, settings, save=lambda kind: None)
+    settings = PLAIN.model_copy(
+        update={"batch_size": batch_size, "accumulate": accumulate, "dropout": 0.3, "epochs": 5}
+    )
+    made = Trainer(adapted(settings), rows, [], features, settings, save=lambda kind: None, shards=shards)
     counts = []
-    for epoch in range(1, 5):
+    for epoch in range(1, 6):
         made.place.epoch, made.place.updates = epoch, 0
         made._epoch()
         counts.append(made.stepper.traces)
     assert len(set(counts)) == 1
     assert counts[0] > 3
+
+
+class OneOfTwo(Ranks):
+    """A rank whose other one adds nothing."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank, self.size = rank, 2
+
+    def sum(self, shares: Sequence[Share | None], tokens: int, like: Tree) -> tuple[Tree, float, int]:
+        return like if shares[0] is None else shares[0][1], 1.0, tokens + 1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(4, 1), (4, 3), (2, 4)])
+def test_no_rank_traces_again_either(
+    adapted: Adapted,
+    make_example: Callable[..., Example],
+    features: FeatureCache,
+    batch_size: int,
+    accumulate: int,
+    rank: int,
+) -> None:
+    """The last batch has one row: were the next batch to begin at the other rank, its images would change."""
+    rows = [
+        make_example(chr(97 + i), prompt=9 + 3 * (i % 8), answer=2 + i % 3, images=i % 3) for i in range(25)
+    ]
+    settings = PLAIN.model_copy(update={"batch_size": batch_size, "accumulate": accumulate, "epochs": 8})
+    ranks = OneOfTwo(rank)
+    made = Trainer(adapted(settings), rows, [], features, settings, save=lambda kind: None, ranks=ranks)
+    counts = []
+    for epoch in range(1, 9):
+        made.place.epoch, made.place.updates = epoch, 0
+        made._epoch()
+        counts.append(made.stepper.traces)
+    assert len(set(counts)) == 1
+
+
+@pytest.mark.parametrize(("accumulate", "alone"), [(1, True), (3, False)])
+def test_only_without_accumulation_an_update_is_one_function(
+    adapted: Adapted,
+    mixed: list[Example],
+    features: FeatureCache,
+    monkeypatch: pytest.MonkeyPatch,
+    accumulate: int,
+    alone: bool,
+) -> None:
+    """And both ways give the same adapter for a window of a single batch."""
+    rows, trees, whole = mixed[:1] * 2, [], []
+    for settings in (PLAIN, PLAIN.model_copy(update={"accumulate": accumulate})):
+        settings = settings.model_copy(update={"dropout": 0.3, "lr": 2e-4})
+        made = Trainer(adapted(settings), mixed, [], features, settings, save=lambda kind: None)
+        made.model.train()
+        made.stepper.total = 9  # the same rates
+        step = made.stepper._step
+        counted = lambda *given, step=step: (whole.append(1), step(*given))[1]  # noqa: E731
+        monkeypatch.setattr(made.stepper, "_step", counted)
+        for _ in range(3):
+            made.update([rows], 1)
+        trees.append(trained(made.model))
+    assert len(whole) == (6 if alone else 3)
+    for name, values in trees[0].items():
+        np.testing.assert_allclose(trees[1][name], values, rtol=0, atol=1e-6)
 
 
 def test_a_step_that_raises_leaves_all_as_it_was(
