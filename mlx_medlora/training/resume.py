@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection
 from typing import Any
 
@@ -14,7 +13,7 @@ from mlx_medlora.errors import Changed, InputError
 from mlx_medlora.lora.adapter import BaseModelId
 from mlx_medlora.training.checkpoint import STATE, TIMES, Checkpoint, parse, read_checkpoint
 from mlx_medlora.training.settings import TrainSettings
-from mlx_medlora.training.workplace import Workplace, newest_first
+from mlx_medlora.training.workplace import Workplace, newest_first, set_aside
 
 _FREE = {"checkpoint_every", "keep", "replay"}  # they decide nothing that is computed: `data` has its hash
 _SHAPE = {"rank", "target", "layers", "vision", "dora", "save_modules"}
@@ -57,9 +56,10 @@ def accepted(anyway: Collection[str], resume: bool) -> frozenset[str]:
 
 
 def find(work: Workplace) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole, and a remark on each that was not, which is removed.
+    """The newest checkpoint that is whole, and a remark on each that was not, which is set aside.
 
-    Raises InputError where there are checkpoints and all are damaged.
+    Raises InputError where there are checkpoints and all are damaged, MedloraError or OSError where one
+    cannot be read this time.
     """
     remarks: list[str] = []
     directories = newest_first(work.checkpoints)
@@ -69,9 +69,8 @@ def find(work: Workplace) -> tuple[Checkpoint | None, list[str]]:
         except InputError as error:
             remarks.append(str(error))
             continue
-        for damaged in directories[:index]:
-            shutil.rmtree(damaged)
-        return found, remarks
+        kept = [set_aside(damaged).name for damaged in directories[:index]]
+        return found, [f"{remark}; kept as {name}" for remark, name in zip(remarks, kept, strict=True)]
     if directories:
         raise InputError(f"no checkpoint can be read: {'; '.join(remarks)}", path=work.path)
     return None, []
