@@ -133,7 +133,7 @@ def test_a_file_is_replaced_in_one_move_or_stays(tmp_path: Path) -> None:
 def test_a_partial_file_in_use_or_of_another_machine_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a shared disk: another container's process numbers mean nothing here, another host's locks may not."""
+    """On a shared disk: another container's process numbers mean nothing, nor may another host's locks."""
     target = tmp_path / "page.html"
     monkeypatch.setattr(psutil, "pid_exists", lambda number: False)
     with atomic_file(target) as first:

@@ -35,6 +35,7 @@ from mlx_medlora.files import keep_private, sha256, sync_tree, write_json
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.lora.adapter import WEIGHTS
 from mlx_medlora.settings import StrictModel
+from mlx_medlora.training.schedule import Course
 from mlx_medlora.training.workplace import put
 
 STATE, TIMES, MOMENTS, RANDOM = "state.json", "timings.json", "optimizer.safetensors", "random.json"
@@ -57,11 +58,17 @@ class Place(StrictModel):
 
 
 class State(StrictModel):
-    """The contents of `state.json`. `files` gives each file's SHA-256, `identity` what may not change."""
+    """The contents of `state.json`. `files` gives each file's SHA-256, `identity` what may not change.
+
+    `trained`: all updates of the epoch are done, and its validation comes next. `course` is where the updates
+    stand on the schedule. Older releases wrote neither.
+    """
 
     format_version: Literal[1] = 1
     step: int
     place: Place
+    trained: bool = False
+    course: Course | None = None
     best_epoch: int | None
     epochs: list[dict[str, Any]]
     metrics_bytes: int

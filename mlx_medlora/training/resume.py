@@ -17,7 +17,8 @@ from mlx_medlora.training.workplace import Workplace, newest_first, set_aside
 
 _FREE = {"checkpoint_every", "keep", "replay"}  # they decide nothing that is computed: `data` has its hash
 _SHAPE = {"rank", "target", "layers", "vision", "dora", "save_modules"}
-_ORDER = {"batch_size", "accumulate", "seed", "replay_share", "data"}
+_ORDER = {"batch_size", "accumulate", "seed", "replay_share", "data", "double_bos"}  # rows go by length
+_COURSE = {"epochs", "schedule", "warmup"}
 _REST = ("model", "data", "dtype")
 
 RECOMPUTE, SHARDED = "recompute", "sharded"
@@ -113,6 +114,11 @@ def _of(identity: Identity, name: str) -> Any:
 def keeps_order(accepted: Collection[str]) -> bool:
     """Whether the rows of the epoch under way still come in the order in which they came so far."""
     return not _ORDER & set(accepted)
+
+
+def keeps_schedule(accepted: Collection[str]) -> bool:
+    """Whether the rate goes on from where it was; else it is that of the new schedule at this update."""
+    return not _COURSE & set(accepted)
 
 
 def _listed(names: Collection[str], before: Identity, now: Identity) -> str:

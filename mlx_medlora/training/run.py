@@ -31,7 +31,6 @@ from mlx_medlora.training.resume import (
     accepted,
     find,
     identity,
-    keeps_order,
     pack,
     refuse_changed_settings,
     refuse_changes,
@@ -177,7 +176,7 @@ def _train(
     seed_all(job.settings.seed)
     if found is not None:
         changes = refuse_changes(found.state.identity, now, job.anyway)
-        keeper.restore(trainer, found, same_order=keeps_order(changes))
+        keeper.restore(trainer, found, changes)
         tell = Resumed(
             found.state.step, trainer.total, (*remarks, *other_versions(found), *map(_agreed, changes))
         )

@@ -119,7 +119,7 @@ class Workplace:
 
 
 def _complete(shown: Path, output: Path, path: Path) -> InputError:
-    """That there is nothing to resume; what the process left is removed, if it ended just after its last rename.
+    """That there is nothing to resume; what its process left is removed, killed just after the last rename.
 
     Another run that was interrupted under the same name stays. Raises InputError where it is going on.
     """
