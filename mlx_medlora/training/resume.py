@@ -17,9 +17,11 @@ from mlx_medlora.training.workplace import Workplace, newest_first, set_aside
 
 _FREE = {"checkpoint_every", "keep", "replay"}  # they decide nothing that is computed: `data` has its hash
 _SHAPE = {"rank", "target", "layers", "vision", "dora", "save_modules"}
-_ORDER = {"batch_size", "accumulate", "seed", "replay_share", "data", "double_bos"}  # rows go by length
+_ORDER = {"batch_size", "accumulate", "seed", "replay_share", "data", "double_bos", "tokenizer"}  # by length
 _COURSE = {"epochs", "schedule", "warmup"}
-_REST = ("model", "data", "dtype")
+_REST = ("model", "data", "dtype", "tokenizer", "processor")
+_READ = {"tokenizer", "processor"}  # checkpoints of older releases say nothing of them
+_ROWS = {"data", "supervise", "double_bos", "replay_share"}  # with these the rows' tokens change anyway
 
 RECOMPUTE, SHARDED = "recompute", "sharded"
 
@@ -27,15 +29,20 @@ Identity = dict[str, Any]
 
 
 def identity(
-    settings: TrainSettings, base: BaseModelId, data: dict[str, Any], dtype: mx.Dtype | None
+    settings: TrainSettings,
+    base: BaseModelId,
+    data: dict[str, Any],
+    dtype: mx.Dtype | None,
+    readings: dict[str, Any],
 ) -> Identity:
     """What must not change while a run goes on, by the names that `--resume-anyway` takes.
 
+    `readings`: what tokenizer and processor make of the rows.
     `RECOMPUTE` and `SHARDED`, which are added to it, are no such names: what was chosen at first is kept.
     """
     hashes = {split: about["sha256"] for split, about in data.items() if isinstance(about, dict)}
     rest = {"model": base.fingerprint, "data": hashes, "dtype": dtype and str(dtype)}
-    return _settings(settings) | rest
+    return _settings(settings) | rest | readings
 
 
 def _settings(settings: TrainSettings) -> Identity:
@@ -88,8 +95,10 @@ def refuse_changes(before: Identity, now: Identity, anyway: Collection[str]) -> 
 
     Raises Changed naming each change that was not, with both values, and a change of the adapter's shape.
     """
-    named = {*before, *now} - {RECOMPUTE, SHARDED}
+    named = {*before, *now} - {RECOMPUTE, SHARDED} - (_READ - {*before})
     differing = [name for name in sorted(named) if _of(before, name) != _of(now, name)]
+    if "tokenizer" in differing and _ROWS & set(differing):
+        differing.remove("tokenizer")
     if shape := sorted(_SHAPE & set(differing)):
         raise Changed(
             f"the adapter's shape cannot change within a run: {_listed(shape, before, now)}",
@@ -126,9 +135,16 @@ def _listed(names: Collection[str], before: Identity, now: Identity) -> str:
 
 
 def _told(name: str, before: Any, now: Any) -> str:
-    if name == "data":
+    if name in ("data", "tokenizer"):
         splits = sorted({*(before or {}), *(now or {})})
-        return f"data ({', '.join(s for s in splits if (before or {}).get(s) != (now or {}).get(s))})"
+        changed = ", ".join(s for s in splits if (before or {}).get(s) != (now or {}).get(s))
+        return (
+            f"data ({changed})"
+            if name == "data"
+            else f"tokenizer or chat template (other tokens in {changed})"
+        )
+    if name == "processor":
+        return "processor (other pixels of the same image)"
     if name == "model":
         return f"model (fingerprint {str(before)[:12]} then, {str(now)[:12]} now)"
     return f"{name} was {_plain(before)}, is {_plain(now)}"
