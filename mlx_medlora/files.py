@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -173,9 +174,18 @@ def why_full(error: BaseException) -> str:
 
 
 def sync_path(path: Path) -> None:
-    """Flush one file's, or one directory's, data to the disk."""
+    """Flush one file's, or one directory's, data to the disk.
+
+    On macOS fsync leaves them in the drive's own cache, which a power cut empties; F_FULLFSYNC does not
+    (fsync(2) there). Disks that do not know it (network, FAT) get what they have.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
+        full = getattr(fcntl, "F_FULLFSYNC", None)
+        if full is not None:
+            with suppress(OSError):
+                fcntl.fcntl(descriptor, full)
+                return
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -208,28 +218,52 @@ def atomic_file(target: Path, *, private: bool = False) -> Iterator[Path]:
     """Yield the name of a new file beside `target`; rename it to `target` when the block ends well.
 
     What stood there stays until then, and after any exception. `private`: its owner's alone (0600) from the
-    beginning. What killed processes left beside `target` is removed. Raises InputError or NoSpace where it
-    cannot be written.
+    beginning. What processes of this machine left beside `target` that were killed is removed: no lock is on
+    it. Raises InputError or NoSpace where it cannot be written.
     """
     with plain_os_errors(target):
         _clear_partials(target)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        partial, lock = _new_partial_file(target)
         try:
-            os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666))
+            if not private:
+                os.fchmod(lock, 0o666 & ~_umask())  # mkstemp gives 0600
             yield partial
             sync_path(partial)
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
+            os.close(lock)
+
+
+def _partial_prefix(target: Path) -> str:
+    """How names of partial files of this machine begin: on a shared disk, locks may not reach the others."""
+    return f".{target.name}.{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}."
+
+
+def _new_partial_file(target: Path) -> tuple[Path, int]:
+    """A new file beside `target`, and the descriptor whose lock says that it is in use."""
+    while True:
+        lock, name = tempfile.mkstemp(prefix=_partial_prefix(target), suffix=".partial", dir=target.parent)
+        with suppress(OSError):  # a disk without locks: nothing is ever cleared there
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock).st_nlink:
+            return Path(name), lock
+        os.close(lock)  # another process took it for abandoned before it was locked
 
 
 def _clear_partials(target: Path) -> None:
-    import psutil
+    """Remove the files of processes that were killed while they wrote `target`.
 
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        owner = left.name.split(".")[-2]
-        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
-            left.unlink(missing_ok=True)
+    A lock says who is at work, not a process number: that of another container means nothing here.
+    """
+    for left in target.parent.glob(f"{glob.escape(_partial_prefix(target))}*.partial"):
+        with suppress(OSError):
+            lock = os.open(left, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
+            finally:
+                os.close(lock)
 
 
 def write_jsonl(path: Path, rows: Iterable[object]) -> None:

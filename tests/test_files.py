@@ -1,17 +1,21 @@
 """Directories that are complete or absent."""
 
 import errno
+import fcntl
 import os
+import shutil
+import socket
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from safetensors import SafetensorError
 
 from mlx_medlora.errors import InputError, NoSpace
-from mlx_medlora.files import atomic_directory, atomic_file, read_json, refuse_nonempty
+from mlx_medlora.files import atomic_directory, atomic_file, read_json, refuse_nonempty, sync_path
 
 
 def test_a_finished_directory_appears_whole_with_the_users_mode(tmp_path: Path) -> None:
@@ -106,9 +110,14 @@ def test_a_disk_s_own_directory_is_refused_before_any_work(
 def test_a_file_is_replaced_in_one_move_or_stays(tmp_path: Path) -> None:
     target = tmp_path / "page [1].html"
     target.write_text("old")
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True)
-    left = tmp_path / f".{target.name}.{int(dead.stdout)}.partial"
-    left.write_text("half")
+    killed = (
+        "import os, pathlib, mlx_medlora.files as f\n"
+        f"with f.atomic_file(pathlib.Path({str(target)!r})) as partial:\n"
+        "    partial.write_text('half')\n"
+        "    os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == 9
+    assert [path.read_text() for path in tmp_path.glob(".*.partial")] == ["half"]
     with pytest.raises(ValueError, match="broke"), atomic_file(target, private=True) as partial:
         assert stat.S_IMODE(partial.stat().st_mode) == 0o600  # before a word is written
         partial.write_text("new")
@@ -119,3 +128,55 @@ def test_a_file_is_replaced_in_one_move_or_stays(tmp_path: Path) -> None:
     assert (target.read_text(), stat.S_IMODE(target.stat().st_mode)) == ("new", 0o600)
     with pytest.raises(InputError, match="Is a directory"), atomic_file(tmp_path) as partial:
         partial.write_text("new")
+
+
+def test_a_partial_file_in_use_or_of_another_machine_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a shared disk: another container's process numbers mean nothing, nor may another host's locks."""
+    target = tmp_path / "page.html"
+    monkeypatch.setattr(psutil, "pid_exists", lambda number: False)
+    with atomic_file(target) as first:
+        first.write_text("first")
+        with atomic_file(target) as second:
+            second.write_text("second")
+        assert first.exists(), "another process's, under way"
+    assert target.read_text() == "first"
+    monkeypatch.setattr(socket, "gethostname", lambda: "another")
+    with pytest.raises(SystemExit), atomic_file(target) as other:
+        shutil.copyfile(other, tmp_path / other.name.replace("page.html", "kept.html"))
+        raise SystemExit
+    left = next(tmp_path.glob(".kept.html.*.partial"))
+    monkeypatch.undo()
+    with atomic_file(tmp_path / "kept.html") as partial:
+        partial.write_text("new")
+    assert left.exists()
+    monkeypatch.setattr(socket, "gethostname", lambda: "another")
+    with atomic_file(tmp_path / "kept.html"):
+        assert not left.exists(), "its own machine clears it"
+
+
+def test_the_mode_of_a_file_is_the_users(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "a.html") as partial:
+        partial.write_text("a")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "a.html").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_on_macos_the_drives_own_cache_is_flushed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fsync(2) there: a drive may lose what it alone has; a disk that cannot be told so gets fsync."""
+    calls: list[object] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: calls.append("fsync"))
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", lambda descriptor, what: calls.append(what))
+    sync_path(tmp_path)
+    assert calls == [51]
+
+    def refused(descriptor: int, what: int) -> int:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "fcntl", refused)
+    sync_path(tmp_path)
+    assert calls == [51, "fsync"]

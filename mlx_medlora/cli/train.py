@@ -106,7 +106,9 @@ def train(
     resume_anyway: Annotated[
         str,
         typer.Option(
-            help="With --resume: what may have changed since, as lr,epochs (or model, data).", metavar="NAMES"
+            help="With --resume: what may have changed since, as lr,epochs (or model, data, tokenizer, "
+            "processor).",
+            metavar="NAMES",
         ),
     ] = "",
     features: FeaturesAt = None,

@@ -11,9 +11,11 @@ step-000123/
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,15 +30,17 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from mlx_medlora.errors import InputError
+from mlx_medlora.errors import InputError, MedloraError
 from mlx_medlora.files import keep_private, sha256, sync_tree, write_json
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.lora.adapter import WEIGHTS
 from mlx_medlora.settings import StrictModel
+from mlx_medlora.training.schedule import Course
 from mlx_medlora.training.workplace import put
 
 STATE, TIMES, MOMENTS, RANDOM = "state.json", "timings.json", "optimizer.safetensors", "random.json"
 BEST = "best"
+_GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # damage; other OSErrors are this moment's
 Files = dict[str, bytes]
 
 
@@ -54,11 +58,17 @@ class Place(StrictModel):
 
 
 class State(StrictModel):
-    """The contents of `state.json`. `files` gives each file's SHA-256, `identity` what may not change."""
+    """The contents of `state.json`. `files` gives each file's SHA-256, `identity` what may not change.
+
+    `trained`: all updates of the epoch are done, and its validation comes next. `course` is where the updates
+    stand on the schedule. Older releases wrote neither.
+    """
 
     format_version: Literal[1] = 1
     step: int
     place: Place
+    trained: bool = False
+    course: Course | None = None
     best_epoch: int | None
     epochs: list[dict[str, Any]]
     metrics_bytes: int
@@ -110,14 +120,27 @@ def write_checkpoint(target: Path, fill: Callable[[Path], None], state: State, t
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:
-    """Read a checkpoint whole. Raises InputError naming what is damaged."""
-    _check(directory)
-    state = _state(directory)
-    needed = {WEIGHTS, RANDOM, *([MOMENTS] if state.step else [])}
-    if lacking := sorted(needed - set(state.files)):
-        raise InputError(f"damaged: it does not name {', '.join(lacking)}", path=directory / STATE)
-    names = [*state.files, STATE, TIMES]
-    return parse({name: (directory / name).read_bytes() for name in names})
+    """Read a checkpoint whole. Raises InputError naming what is damaged.
+
+    What cannot be read this time (too many open files, a share that is away) says nothing of the checkpoint:
+    MedloraError, and for open files and memory the OSError itself.
+    """
+    try:
+        _check(directory)
+        state = _state(directory)
+        needed = {WEIGHTS, RANDOM, *([MOMENTS] if state.step else [])}
+        if lacking := sorted(needed - set(state.files)):
+            raise InputError(f"damaged: it does not name {', '.join(lacking)}", path=directory / STATE)
+        names = [*state.files, STATE, TIMES]
+        return parse({name: (directory / name).read_bytes() for name in names})
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise  # these have words of their own
+        reason = error.strerror or str(error)
+        raise MedloraError(
+            f"{error.filename or directory}: cannot be read: {reason}; nothing was changed",
+            hint=f"Try again. If it stays so, move {directory} away: the checkpoint before it is taken then.",
+        ) from error
 
 
 def parse(files: Files) -> Checkpoint:
@@ -131,7 +154,7 @@ def _state(directory: Path) -> State:
     path = directory / STATE
     try:
         return State.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+    except (*_GONE, ValidationError) as error:
         raise InputError("damaged or of another release", path=path) from error
 
 
@@ -140,12 +163,20 @@ def _check(directory: Path) -> None:
         path = directory / name
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise InputError(f"damaged: it names the file {name!r:.200}", path=directory / STATE)
-        if not path.is_file() or sha256(path) != expected:
+        if not _is_file(path) or sha256(path) != expected:
             raise InputError("damaged: it is not what was written", path=path)
     try:
         Times.model_validate_json((directory / TIMES).read_bytes())
-    except (OSError, ValidationError) as error:
+    except (*_GONE, ValidationError) as error:
         raise InputError("damaged", path=directory / TIMES) from error
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there; unlike `Path.is_file`, raises OSError where that cannot be told."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except _GONE:
+        return False
 
 
 def moments(optimizer: Optimizer) -> bytes:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,10 +22,14 @@ from mlx_medlora.training.events import Epoch, Listener
 from mlx_medlora.training.log import MetricsFile
 from mlx_medlora.training.place import Place
 from mlx_medlora.training.ranks import Ranks
+from mlx_medlora.training.resume import keeps_order, keeps_schedule
+from mlx_medlora.training.schedule import Course, warmup_steps
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.stop import Stop
 from mlx_medlora.training.trainer import Trainer
 from mlx_medlora.training.workplace import Workplace, newest_first
+
+_BEST_WEIGHTS = f"{BEST}/{WEIGHTS}"  # in a checkpoint whose own adapter is not the best
 
 
 class CheckpointKeeper:
@@ -81,20 +85,23 @@ class CheckpointKeeper:
     def validating(self, trainer: Trainer) -> Iterator[None]:
         """Within, a signal ends the run at once, with the state as it was: it is validated again later.
 
-        With several ranks, which wait for one another, validation is finished first.
+        With several ranks, which wait for one another, validation is finished first. A failure is kept like
+        that too: the epoch's updates are done, and what is missing or too large may be put right.
         """
-        if self.ranks.size > 1:
-            yield
-            return
         states = checkpoint.random_states()
         try:
-            with self.stop.at_once():
+            with nullcontext() if self.ranks.size > 1 else self.stop.at_once():
                 yield
         except KeyboardInterrupt:
-            if trainer.place.epoch == 0:
+            if trainer.place.epoch == 0 or self.ranks.size > 1:
                 raise
             checkpoint.restore_random(states)
             self._end(trainer)
+        except Exception:
+            if trainer.place.epoch:
+                checkpoint.restore_random(states)
+                self.write(trainer)
+            raise
 
     def _end(self, trainer: Trainer) -> None:
         self.write(trainer)
@@ -125,6 +132,8 @@ class CheckpointKeeper:
         state = State(
             step=outcome.steps,
             place=checkpoint.Place(**asdict(trainer.place)),
+            trained=trainer.place.updates == trainer.per_epoch,
+            course=trainer.stepper.course,
             best_epoch=outcome.best_epoch,
             epochs=epochs,
             metrics_bytes=metrics,
@@ -144,15 +153,16 @@ class CheckpointKeeper:
         save_adapter(directory, trainer.model, self.settings, self.base)
         (directory / MOMENTS).write_bytes(checkpoint.moments(trainer.stepper.optimizer))
         (directory / RANDOM).write_bytes(checkpoint.random_states())
-        if trainer.outcome.best_epoch is not None and not _is_best(trainer.place, trainer.outcome.best_epoch):
+        if trainer.outcome.best_epoch is not None and not trainer.outcome.at_best:
             assert self.work is not None
             (directory / BEST).mkdir()
             for name in (WEIGHTS, CONFIG):
                 shutil.copyfile(self.work.path / name, directory / BEST / name)
 
-    def restore(self, trainer: Trainer, found: Checkpoint, *, same_order: bool = True) -> None:
+    def restore(self, trainer: Trainer, found: Checkpoint, changes: Collection[str] = ()) -> None:
         """Take up the run where `found` left it; the epoch begins again where the order of its rows changed.
 
+        `changes` are the names of what has changed since and was accepted.
         Raises InputError where the checkpoint is that of another adapter, or the log was cut.
         """
         state, times = found.state, found.times
@@ -160,11 +170,16 @@ class CheckpointKeeper:
         if state.step:  # before the first update there are none
             checkpoint.restore_moments(trainer.stepper.optimizer, trainer.model, found.files[MOMENTS])
         checkpoint.restore_random(found.files[RANDOM])
-        trainer.place = Place(**state.place.model_dump()) if same_order else Place(state.place.epoch)
-        trainer.outcome.steps, trainer.outcome.best_epoch = state.step, state.best_epoch
-        trainer.outcome.epochs = [
+        trainer.place = _place(state, keeps_order(changes), trainer.per_epoch)
+        outcome = trainer.outcome
+        outcome.steps, outcome.best_epoch = state.step, state.best_epoch
+        outcome.at_best = state.best_epoch is not None and _BEST_WEIGHTS not in found.files
+        outcome.epochs = [
             Epoch(**epoch, seconds=seconds) for epoch, seconds in zip(state.epochs, times.epochs, strict=True)
         ]
+        end = state.step + trainer.updates_left()
+        known = state.course if keeps_schedule(changes) else None
+        trainer.stepper.course = _continued(known, state.step, end, self.settings.warmup)
         self.seconds_before, self.peak_before = times.seconds, times.peak_memory
         if self.work is not None and self.metrics is not None:
             self.metrics.cut((state.metrics_bytes, times.timings_bytes))
@@ -172,17 +187,29 @@ class CheckpointKeeper:
 
     def _restore_best(self, directory: Path, found: Checkpoint) -> None:
         """Put the best adapter of the checkpoint's time at the top, whatever was written since."""
-        best = found.state.best_epoch
-        here = best is not None and _is_best(Place(**found.state.place.model_dump()), best)
+        here = _BEST_WEIGHTS not in found.files
         for name in (WEIGHTS, CONFIG):
             (directory / name).unlink(missing_ok=True)
-            if best is not None:
+            if found.state.best_epoch is not None:
                 partial = directory / f".{name}.partial"
                 partial.write_bytes(found.files[name if here else f"{BEST}/{name}"])
                 keep_private(partial)
                 os.replace(partial, directory / name)
 
 
-def _is_best(place: Place, best_epoch: int) -> bool:
-    """Whether the adapter as it is now is the best so far."""
-    return place.updates == 0 and place.epoch - 1 == best_epoch
+def _place(state: State, same_order: bool, per_epoch: int) -> Place:
+    """Where the epoch goes on: in another order at its beginning, but where all its updates are done."""
+    place = Place(**state.place.model_dump())
+    if same_order:
+        return place
+    return replace(place, updates=per_epoch) if state.trained else Place(place.epoch)
+
+
+def _continued(course: Course | None, step: int, end: int, warmup: float) -> Course:
+    """The course from update `step` on, which is to end at `end`: the rate goes on from where it was.
+
+    With `course` None, that of a run of `end` updates of which the share `warmup` warms up.
+    """
+    if course is None:
+        return Course.whole(end, warmup_steps(end, warmup))
+    return course if course.end == end else course.to(step, end)

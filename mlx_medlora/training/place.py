@@ -9,10 +9,14 @@ from mlx_medlora.training.events import Epoch, Step
 
 @dataclass
 class Outcome:
-    """What a run came to. `best_epoch` is by validation loss, or the last one without validation."""
+    """What a run came to. `best_epoch` is by validation loss, or the last one without validation.
+
+    `at_best`: the adapter as it is now is that epoch's.
+    """
 
     epochs: list[Epoch] = field(default_factory=list)
     best_epoch: int | None = None
+    at_best: bool = False
     steps: int = 0
     stopped_early: bool = False
 

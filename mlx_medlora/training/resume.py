@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection
 from typing import Any
 
@@ -14,12 +13,15 @@ from mlx_medlora.errors import Changed, InputError
 from mlx_medlora.lora.adapter import BaseModelId
 from mlx_medlora.training.checkpoint import STATE, TIMES, Checkpoint, parse, read_checkpoint
 from mlx_medlora.training.settings import TrainSettings
-from mlx_medlora.training.workplace import Workplace, newest_first
+from mlx_medlora.training.workplace import Workplace, newest_first, set_aside
 
 _FREE = {"checkpoint_every", "keep", "replay"}  # they decide nothing that is computed: `data` has its hash
 _SHAPE = {"rank", "target", "layers", "vision", "dora", "save_modules"}
-_ORDER = {"batch_size", "accumulate", "seed", "replay_share", "data"}
-_REST = ("model", "data", "dtype")
+_ORDER = {"batch_size", "accumulate", "seed", "replay_share", "data", "double_bos", "tokenizer"}  # by length
+_COURSE = {"epochs", "schedule", "warmup"}
+_REST = ("model", "data", "dtype", "tokenizer", "processor")
+_READ = {"tokenizer", "processor"}  # checkpoints of older releases say nothing of them
+_ROWS = {"data", "supervise", "double_bos", "replay_share"}  # with these the rows' tokens change anyway
 
 RECOMPUTE, SHARDED = "recompute", "sharded"
 
@@ -27,15 +29,20 @@ Identity = dict[str, Any]
 
 
 def identity(
-    settings: TrainSettings, base: BaseModelId, data: dict[str, Any], dtype: mx.Dtype | None
+    settings: TrainSettings,
+    base: BaseModelId,
+    data: dict[str, Any],
+    dtype: mx.Dtype | None,
+    readings: dict[str, Any],
 ) -> Identity:
     """What must not change while a run goes on, by the names that `--resume-anyway` takes.
 
+    `readings`: what tokenizer and processor make of the rows.
     `RECOMPUTE` and `SHARDED`, which are added to it, are no such names: what was chosen at first is kept.
     """
     hashes = {split: about["sha256"] for split, about in data.items() if isinstance(about, dict)}
     rest = {"model": base.fingerprint, "data": hashes, "dtype": dtype and str(dtype)}
-    return _settings(settings) | rest
+    return _settings(settings) | rest | readings
 
 
 def _settings(settings: TrainSettings) -> Identity:
@@ -57,9 +64,10 @@ def accepted(anyway: Collection[str], resume: bool) -> frozenset[str]:
 
 
 def find(work: Workplace) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole, and a remark on each that was not, which is removed.
+    """The newest checkpoint that is whole, and a remark on each that was not, which is set aside.
 
-    Raises InputError where there are checkpoints and all are damaged.
+    Raises InputError where there are checkpoints and all are damaged, MedloraError or OSError where one
+    cannot be read this time.
     """
     remarks: list[str] = []
     directories = newest_first(work.checkpoints)
@@ -69,9 +77,8 @@ def find(work: Workplace) -> tuple[Checkpoint | None, list[str]]:
         except InputError as error:
             remarks.append(str(error))
             continue
-        for damaged in directories[:index]:
-            shutil.rmtree(damaged)
-        return found, remarks
+        kept = [set_aside(damaged).name for damaged in directories[:index]]
+        return found, [f"{remark}; kept as {name}" for remark, name in zip(remarks, kept, strict=True)]
     if directories:
         raise InputError(f"no checkpoint can be read: {'; '.join(remarks)}", path=work.path)
     return None, []
@@ -88,8 +95,10 @@ def refuse_changes(before: Identity, now: Identity, anyway: Collection[str]) -> 
 
     Raises Changed naming each change that was not, with both values, and a change of the adapter's shape.
     """
-    named = {*before, *now} - {RECOMPUTE, SHARDED}
+    named = {*before, *now} - {RECOMPUTE, SHARDED} - (_READ - {*before})
     differing = [name for name in sorted(named) if _of(before, name) != _of(now, name)]
+    if "tokenizer" in differing and _ROWS & set(differing):
+        differing.remove("tokenizer")
     if shape := sorted(_SHAPE & set(differing)):
         raise Changed(
             f"the adapter's shape cannot change within a run: {_listed(shape, before, now)}",
@@ -116,14 +125,26 @@ def keeps_order(accepted: Collection[str]) -> bool:
     return not _ORDER & set(accepted)
 
 
+def keeps_schedule(accepted: Collection[str]) -> bool:
+    """Whether the rate goes on from where it was; else it is that of the new schedule at this update."""
+    return not _COURSE & set(accepted)
+
+
 def _listed(names: Collection[str], before: Identity, now: Identity) -> str:
     return "; ".join(_told(name, before.get(name), now.get(name)) for name in names)
 
 
 def _told(name: str, before: Any, now: Any) -> str:
-    if name == "data":
+    if name in ("data", "tokenizer"):
         splits = sorted({*(before or {}), *(now or {})})
-        return f"data ({', '.join(s for s in splits if (before or {}).get(s) != (now or {}).get(s))})"
+        changed = ", ".join(s for s in splits if (before or {}).get(s) != (now or {}).get(s))
+        return (
+            f"data ({changed})"
+            if name == "data"
+            else f"tokenizer or chat template (other tokens in {changed})"
+        )
+    if name == "processor":
+        return "processor (other pixels of the same image)"
     if name == "model":
         return f"model (fingerprint {str(before)[:12]} then, {str(now)[:12]} now)"
     return f"{name} was {_plain(before)}, is {_plain(now)}"

@@ -23,6 +23,7 @@ from mlx_medlora.training.images import Confirm, agree_on_prefix, fill_prefix, l
 from mlx_medlora.training.keeper import CheckpointKeeper
 from mlx_medlora.training.log import METRICS, TIMINGS
 from mlx_medlora.training.ranks import Ranks
+from mlx_medlora.training.readings import readings
 from mlx_medlora.training.record import RunRecord, describe_data, other_versions, record, versions
 from mlx_medlora.training.relief import naming_what_to_lower, refuse_too_large
 from mlx_medlora.training.resume import (
@@ -31,7 +32,6 @@ from mlx_medlora.training.resume import (
     accepted,
     find,
     identity,
-    keeps_order,
     pack,
     refuse_changed_settings,
     refuse_changes,
@@ -105,10 +105,10 @@ def run_training(
     `output` is complete or absent: the best adapter by validation loss at its top, the last one in
     `checkpoints/last`, `run.json`, `metrics.jsonl` and `timings.jsonl`. Until then the run lives beside it
     in `.NAME.run`, and with `resume` goes on there, to the same bytes. `resume_anyway` names what may have
-    changed since: settings, model, data. `features` says where image features are kept, in `data`/.features
-    by default; it changes nothing of the adapter. `validate` gives the validation accuracy each epoch, where
-    there is a val split; `listeners` hear each event; `again` is the command that continues, for messages;
-    `confirm` is asked before hidden states are kept.
+    changed since: settings, model, data, tokenizer, processor. `features` says where image features are
+    kept, in `data`/.features by default; it changes nothing of the adapter. `validate` gives the validation
+    accuracy each epoch, where there is a val split; `listeners` hear each event; `again` is the command that
+    continues, for messages; `confirm` is asked before hidden states are kept.
     Where several ranks train together all call this; the first writes and is heard.
     Raises InputError for wrong input (before anything is written), MedloraError where training fails,
     Interrupted after Ctrl-C or SIGTERM, its state then saved.
@@ -156,7 +156,7 @@ def _train(
         for listener in listeners:
             listener(Notice(warning))
     chosen = {RECOMPUTE: recompute, SHARDED: shards}
-    now = identity(job.settings, setup.base, about, job.dtype) | chosen
+    now = identity(job.settings, setup.base, about, job.dtype, readings(setup)) | chosen
     job.ranks.refuse_unlike(now)
     keeper = CheckpointKeeper(job.work, job.settings, setup.base, now, versions(), job.ranks, job.stop, start)
     trainer = Trainer(
@@ -177,7 +177,7 @@ def _train(
     seed_all(job.settings.seed)
     if found is not None:
         changes = refuse_changes(found.state.identity, now, job.anyway)
-        keeper.restore(trainer, found, same_order=keeps_order(changes))
+        keeper.restore(trainer, found, changes)
         tell = Resumed(
             found.state.step, trainer.total, (*remarks, *other_versions(found), *map(_agreed, changes))
         )

@@ -22,7 +22,7 @@ from mlx_medlora.training import optimizer
 from mlx_medlora.training.batches import Arrays, Batch
 from mlx_medlora.training.loss import answer_loss
 from mlx_medlora.training.ranks import ALONE, Ranks, Share
-from mlx_medlora.training.schedule import learning_rate, warmup_steps
+from mlx_medlora.training.schedule import Course, warmup_steps
 from mlx_medlora.training.settings import TrainSettings
 
 Tree = Any  # dicts and lists of arrays
@@ -60,9 +60,9 @@ class Stepper:
 
         `recompute` is gradient checkpointing; None: on where `settings` say so, and not by `auto`.
         """
-        self.model, self.settings, self.total, self.ranks = model, settings, total, ranks
+        self.model, self.settings, self.ranks = model, settings, ranks
         self.shards = shards or ranks.size
-        self.warmup = warmup_steps(total, settings.warmup) if warmup is None else warmup
+        self.course = Course.whole(total, warmup_steps(total, settings.warmup) if warmup is None else warmup)
         self.optimizer = optimizer.adamw(settings.weight_decay)
         self.optimizer.init(model.trainable_parameters())
         self.recompute = settings.grad_checkpoint == "on" if recompute is None else recompute
@@ -81,7 +81,7 @@ class Stepper:
         They hold this rank's rows. Raises NotANumber naming the update where loss or gradient is not one; the
         adapter and the optimiser are then unchanged.
         """
-        rate = learning_rate(step, self.total, self.warmup, self.settings.lr, self.settings.schedule)
+        rate = self.course.rate(step, self.settings.lr, self.settings.schedule)
         before = self.model.trainable_parameters(), dict(self.optimizer.state)
         try:
             found, state, nll, norm, tokens = self._updated(window, step, rate, *before)

@@ -46,7 +46,7 @@ class Keeper(Protocol):
         """Hear that an update is refused, on all ranks at once; all is as it was before it."""
 
     def validating(self, trainer: Trainer) -> AbstractContextManager[None]:
-        """A context around each validation, which changes nothing in the state."""
+        """A context around each validation, which changes nothing in the state and, failing, keeps it."""
 
 
 class Trainer:
@@ -89,9 +89,9 @@ class Trainer:
         self.listeners, self.keeper, self.ranks = listeners, keeper, ranks
         self.outcome, self.place = Outcome(), Place()
         batches = math.ceil(len(train) / settings.batch_size)
-        self.total = math.ceil(batches / settings.accumulate) * settings.epochs
-        shards = shards or ranks.size
-        self.stepper = Stepper(model, settings, self.total, ranks=ranks, recompute=recompute, shards=shards)
+        self.per_epoch = math.ceil(batches / settings.accumulate)
+        total, shards = self.per_epoch * settings.epochs, shards or ranks.size
+        self.stepper = Stepper(model, settings, total, ranks=ranks, recompute=recompute, shards=shards)
         self.feed = Feed(model.config, features, below, ranks, shards)
         self.buckets = Buckets(row_shapes(train), settings.batch_size)
         self.val_buckets = Buckets(row_shapes(val), settings.batch_size)
@@ -111,6 +111,16 @@ class Trainer:
             self._end_of_epoch(self._epoch())
         self.outcome.stopped_early = self.place.epoch <= self.settings.epochs
         return self.outcome
+
+    @property
+    def total(self) -> int:
+        """Updates of the whole run, those of an epoch that was begun again included."""
+        return self.stepper.course.end
+
+    def updates_left(self) -> int:
+        """Updates from `place` to the end of all epochs."""
+        epochs = self.settings.epochs + 1 - max(1, self.place.epoch)
+        return self.per_epoch * epochs - self.place.updates if epochs > 0 else 0
 
     def plan(self) -> Plan:
         """What `run` is going to do."""
@@ -159,6 +169,7 @@ class Trainer:
         rows = sum(len(examples) for examples in window)
         self.outcome.steps, self.steps_done = self.outcome.steps + 1, self.steps_done + 1
         self.rows_done += rows
+        self.outcome.at_best = False
         return replace(self._report(epoch, done, rows), **self._replayed(window))
 
     def _replayed(self, window: Sequence[Sequence[Example]]) -> dict[str, int]:
@@ -201,7 +212,7 @@ class Trainer:
             self.save("last")
         if best:
             self.save("best")
-            self.outcome.best_epoch = epoch
+            self.outcome.best_epoch, self.outcome.at_best = epoch, True
         seconds = perf_counter() - start
         report = Epoch(epoch, train_loss, loss, _perplexity(loss), accuracy, best, seconds)
         self.outcome.epochs.append(report)

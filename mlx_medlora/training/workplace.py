@@ -22,6 +22,7 @@ from mlx_medlora.files import (
     sync_tree,
     why_full,
 )
+from mlx_medlora.training.log import TIMINGS
 
 CHECKPOINTS = "checkpoints"
 FINISHED = "run.json"  # the last file that a run writes
@@ -39,14 +40,13 @@ class Workplace:
         """Take the directory of the run that writes `output`: with `resume` the one there is, else a new one.
 
         What a run left that had saved no update yet is replaced: nothing is lost with it.
-        Raises InputError where `output` is taken, another process owns the directory, it holds a run and
-        `resume` is false, or there is no run to resume.
+        Raises InputError where `output` is taken or complete, another process owns the directory, it holds a
+        run and `resume` is false, or there is no run to resume.
         """
         shown, output = output, Path(os.path.abspath(output))  # "." has a name and a parent only then
         path = output.with_name(f".{output.name}.run")
         if resume and (output / FINISHED).is_file():
-            shutil.rmtree(path, ignore_errors=True)  # of a process that ended just after the last rename
-            raise InputError("this run is complete: there is nothing to resume", path=shown)
+            raise _complete(shown, output, path)
         refuse_nonempty(shown)
         if resume and not path.is_dir():
             raise InputError(
@@ -98,7 +98,15 @@ class Workplace:
         sync_path(self.output.parent)
         self._remove()
 
+    def wrote(self, output: Path) -> bool:
+        """Whether the finished run in `output` is this directory's: its seconds, update by update, say so."""
+        try:
+            return (self.path / TIMINGS).read_bytes() == (output / TIMINGS).read_bytes()
+        except FileNotFoundError:
+            return False
+
     def _remove(self) -> None:
+        shutil.rmtree(self.checkpoints, ignore_errors=True)  # first: what a kill leaves holds no run then
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self.lock)
 
@@ -108,6 +116,28 @@ class Workplace:
             os.close(self.lock)
         else:
             self._remove()
+
+
+def _complete(shown: Path, output: Path, path: Path) -> InputError:
+    """That there is nothing to resume; what its process left is removed, killed just after the last rename.
+
+    Another run that was interrupted under the same name stays. Raises InputError where it is going on.
+    """
+    told = "this run is complete: there is nothing to resume"
+    if not path.is_dir():
+        return InputError(told, path=shown)
+    with plain_os_errors(output):
+        work = Workplace(output, path, _take(path))
+        mend(work.checkpoints)
+        if not work.has_trained or work.wrote(output):
+            work._remove()
+            return InputError(told, path=shown)
+    os.close(work.lock)
+    return InputError(
+        f"this run is complete, and {path} holds another one, which was interrupted",
+        path=shown,
+        hint=f"To continue that one, move {shown} away first; to drop it: rm -r {path}",
+    )
 
 
 @contextmanager
@@ -140,6 +170,17 @@ def newest_first(checkpoints: Path) -> list[Path]:
     """The complete checkpoints in a directory, by their step."""
     found = [path for path in checkpoints.glob("step-*") if path.is_dir() and _step(path).isdecimal()]
     return sorted(found, key=lambda path: int(_step(path)), reverse=True)  # names stop sorting at a million
+
+
+def set_aside(checkpoint: Path) -> Path:
+    """Give a damaged checkpoint another name, under which nothing uses or removes it; that name."""
+    target = checkpoint.with_name(f"{checkpoint.name}.damaged")
+    number = 1
+    while target.exists():
+        number += 1
+        target = checkpoint.with_name(f"{checkpoint.name}.damaged-{number}")
+    os.replace(checkpoint, target)
+    return target
 
 
 def _step(path: Path) -> str:
