@@ -43,12 +43,24 @@ def refuse_nonempty(target: Path) -> None:
         raise InputError("is a disk's own directory, which cannot be replaced", path=target, hint=hint)
 
 
+@contextmanager
+def _parents(target: Path) -> Iterator[None]:
+    """Make the directories above `target`; afterwards those go again that nothing was put into."""
+    made = [path for path in target.parents if not path.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+
+
 def refuse_unwritable(target: Path) -> None:
     """Raise InputError unless a directory can take the place of `target`: asked before hours of work."""
     refuse_nonempty(target)
     target = Path(os.path.abspath(target))
-    with plain_os_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with plain_os_errors(target), _parents(target):
         os.rmdir(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
 
 
@@ -64,8 +76,13 @@ def atomic_directory(target: Path, *, private: bool = False) -> Iterator[Path]:
     """
     target = Path(os.path.abspath(target))
     refuse_nonempty(target)
+    with plain_os_errors(target), _parents(target), _replacing(target, private) as work:
+        yield work
+
+
+@contextmanager
+def _replacing(target: Path, private: bool) -> Iterator[Path]:
     with plain_os_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
         _clear_abandoned(target)
         work, lock = _new_partial(target)
     try:

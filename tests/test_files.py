@@ -15,7 +15,14 @@ import pytest
 from safetensors import SafetensorError
 
 from mlx_medlora.errors import InputError, NoSpace
-from mlx_medlora.files import atomic_directory, atomic_file, read_json, refuse_nonempty, sync_path
+from mlx_medlora.files import (
+    atomic_directory,
+    atomic_file,
+    read_json,
+    refuse_nonempty,
+    refuse_unwritable,
+    sync_path,
+)
 
 
 def test_a_finished_directory_appears_whole_with_the_users_mode(tmp_path: Path) -> None:
@@ -33,6 +40,21 @@ def test_nothing_stays_after_a_failure(tmp_path: Path) -> None:
         (work / "a.txt").write_text("a")
         raise RuntimeError
     assert os.listdir(tmp_path) == []
+
+
+def test_directories_above_a_failure_go_again(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    target = tmp_path / "a" / "b" / "c" / "target"
+    with pytest.raises(ValueError, match="broken"), atomic_directory(target):
+        raise ValueError("broken")
+    refuse_unwritable(target)
+    assert [path.name for path in tmp_path.rglob("*")] == ["a"]
+    with atomic_directory(target) as work:
+        (work / "file").write_text("x")
+    assert (target / "file").read_text() == "x"
+    with pytest.raises(ValueError, match="broken"), atomic_directory(target.parent / "other" / "one"):
+        raise ValueError("broken")
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
 
 
 def test_a_directory_with_something_in_it_is_refused(tmp_path: Path) -> None:
