@@ -15,11 +15,19 @@ from mlx_medlora.gemma import names
 from mlx_medlora.gemma.checkpoint import Checkpoint, open_checkpoint
 from mlx_medlora.gemma.config import ModelConfig
 from mlx_medlora.gemma.finite import is_finite, too_large
-from mlx_medlora.gemma.model import Base
+from mlx_medlora.gemma.model import Base, build
 from mlx_medlora.gemma.packed import PackedLinear
 from mlx_medlora.gemma.tensorfiles import Stored
 
-__all__ = ["Checkpoint", "load_part", "load_weights", "open_checkpoint", "packing", "refuse_misfits"]
+__all__ = [
+    "Checkpoint",
+    "load_part",
+    "load_weights",
+    "open_checkpoint",
+    "packing",
+    "refuse_misfits",
+    "refuse_unloadable",
+]
 
 
 def load_weights(model: Base, directory: Path, dtype: mx.Dtype | None = None) -> None:
@@ -159,6 +167,12 @@ def _dequantized(checkpoint: Checkpoint, module: str) -> mx.array:
         checkpoint.tensor(f"{module}.{part}") for part in ("weight", "scales", "biases")
     )
     return mx.dequantize(weight, scales, biases, group_size=scheme["group_size"], bits=scheme["bits"])
+
+
+def refuse_unloadable(checkpoint: Checkpoint) -> None:
+    """Raise InputError where `load_weights` would, as far as headers tell: no weights are read."""
+    model = build(checkpoint.config)  # its random weights are never computed
+    refuse_misfits(model, checkpoint, _quantize_modules(model, checkpoint))
 
 
 def refuse_misfits(model: Base, checkpoint: Checkpoint, loose: Sequence[str] = ()) -> None:

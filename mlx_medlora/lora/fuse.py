@@ -16,6 +16,7 @@ from mlx_medlora.gemma.fingerprint import fingerprint, source_fingerprint
 from mlx_medlora.gemma.hub import locate
 from mlx_medlora.gemma.model import build
 from mlx_medlora.gemma.packing import Packing
+from mlx_medlora.gemma.weights import refuse_unloadable
 from mlx_medlora.lora.adapter import refuse_other_base
 from mlx_medlora.lora.formats import read_any
 from mlx_medlora.lora.merge import MergedCheckpoint
@@ -88,6 +89,7 @@ def fuse(
     }
     with atomic_directory(output, private=True) as work:
         written = write_model(work, source, merged, packing, settings, about=about, progress=progress)
+        refuse_unloadable(open_checkpoint(work))
         if check is not None:
             check(work)
     return FuseReport(
