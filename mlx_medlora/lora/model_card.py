@@ -60,6 +60,10 @@ Not recorded.
 
 Source: {{ source }}
 {%- endif %}
+{%- if others %}
+
+Also trained on, through the base or replayed rows: {{ others | join("; ") }}
+{%- endif %}
 {%- if warning %}
 
 **Credentialed data**: {{ warning }}
@@ -124,6 +128,7 @@ def model_card(adapter: Path, config: AdapterConfig, about: Provenance) -> str:
         version=__version__,
         data=about.splits,
         source=about.source,
+        others=about.others,
         warning=about.warning,
         contains=about.contains,
         figures=_figures(run),
