@@ -48,6 +48,17 @@ def test_rows_taken_from_a_marked_dataset_stay_marked(credentialed: Path, tmp_pa
     assert json.loads((tmp_path / "part/dataset_stats.json").read_text())["data_source"] == MARK
 
 
+def test_another_mark_does_not_take_the_place_of_the_first(
+    credentialed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = credentialed / "data"
+    command = ["prepare", data / "train.jsonl", "--images", data, "--output", tmp_path / "part"]
+    assert run([str(word) for word in (*command, "--credentialed", "eICU")]) == 2
+    assert f"marked as credentialed data already ({NAME}, terms: {TERMS})" in capsys.readouterr().err
+    assert not (tmp_path / "part").exists()
+    do(*command, "--credentialed", NAME, "--terms", TERMS)
+
+
 def test_the_run_says_what_it_holds_and_whose_data_it_was(credentialed: Path) -> None:
     record = json.loads((credentialed / "adapter" / "run.json").read_text())
     assert record["source"] == MARK
