@@ -55,6 +55,17 @@ class PreparedDataset(Statistics):
     warnings: list[str] = Field(default_factory=list)
 
 
+def _mark(cases_file: Path, given: DataSource | None) -> DataSource | None:
+    found = read_source(cases_file.parent)
+    if given is None or found is None or found == given or not found.credentialed:
+        return given or found
+    raise InputError(
+        f"these rows are marked as credentialed data already ({found}), and {given} would hide that",
+        path=cases_file,
+        hint="Leave out --credentialed: rows of a prepared dataset bring their mark along.",
+    )
+
+
 def prepare_table(
     cases_file: Path,
     images_dir: Path | None,
@@ -70,10 +81,11 @@ def prepare_table(
     `data_source` marks where the data comes from; rows of another dataset's directory bring its mark along.
     `val` and `test` are shares below 1, or counts. Cases of one `patient_id` stay in one split, and so do
     those of one image, unless that leaves fewer groups than splits; `warnings` say so then.
-    Raises InputError, listing all bad rows with their lines, and then writes nothing.
+    Raises InputError, listing all bad rows with their lines, and then writes nothing; also where a mark would
+    take the place of another, credentialed one.
     """
     refuse_nonempty(output)
-    mark = data_source or read_source(cases_file.parent)
+    mark = _mark(cases_file, data_source)
     folder = ImageFolder(images_dir)
     sources = read_table(cases_file, folder.find)
     sizes = split_sizes(len(sources), {"val": val, "test": test})

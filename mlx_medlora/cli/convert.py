@@ -44,7 +44,11 @@ def convert(
     """
     out.use_json(json)
     from mlx_medlora.gemma.convert import convert as convert_weights
+    from mlx_medlora.gemma.manifest import trained_on
+    from mlx_medlora.lora.provenance import Provenance
 
     with out.progress("converting") as step:
         report = convert_weights(source, output, bits=bits, group_size=group_size, dtype=dtype, progress=step)
     out.result(report.model_dump(mode="json"), str(report), f"Wrote {output}")
+    if warning := Provenance(others=trained_on(output)).warning:
+        out.warning(warning)

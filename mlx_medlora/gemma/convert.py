@@ -18,7 +18,7 @@ from mlx_medlora.gemma.checkpoint import Checkpoint, open_checkpoint
 from mlx_medlora.gemma.config import ModelConfig, Quantization, published_config, read_config
 from mlx_medlora.gemma.fingerprint import fingerprint, source_fingerprint
 from mlx_medlora.gemma.hub import Source, locate
-from mlx_medlora.gemma.manifest import write_manifest
+from mlx_medlora.gemma.manifest import carried, write_manifest
 from mlx_medlora.gemma.model import build
 from mlx_medlora.gemma.packing import Packing
 from mlx_medlora.gemma.shards import SHARD_BYTES, ShardWriter, Written
@@ -111,10 +111,11 @@ def convert(
     found = locate(source, offline=offline)
     checkpoint = _readable(found.directory)
     packing = Packing(checkpoint, settings.quantization, settings.dtype)
+    about = {"source_fingerprint": _origin(found), **(inside := carried(found.directory))}
     _refuse_small_disk(output, sum(planned.bytes for planned in packing.plan()))
-    with atomic_directory(output) as work:
+    with atomic_directory(output, private=bool(inside)) as work:  # a fused model's weights saw cases
         files = write_model(
-            work, found, checkpoint, packing, settings, shard_bytes=shard_bytes, progress=progress
+            work, found, checkpoint, packing, settings, about, shard_bytes=shard_bytes, progress=progress
         )
     return ConvertReport(
         source=found.name,
@@ -134,15 +135,15 @@ def write_model(
     checkpoint: Checkpoint,
     packing: Packing,
     settings: ConvertSettings,
+    about: dict[str, Any],
     *,
     shard_bytes: int = SHARD_BYTES,
-    about: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> list[Written]:
     """Write weights, configuration, the source's companions and a manifest into the directory `work`.
 
-    `checkpoint` gives the tensors that `packing` packs; `about` says in the manifest where they come from,
-    if not from the source alone; `progress` gets bytes written and in all.
+    `checkpoint` gives the tensors that `packing` packs; `about` says in the manifest what they come from
+    beside the source's name; `progress` gets bytes written and in all.
     """
     plan = packing.plan()
     total = sum(planned.bytes for planned in plan)
@@ -157,8 +158,7 @@ def write_model(
         files = shards.finish()
     _write_config(work, checkpoint.config, settings)
     _copy_companions(source.directory, work)
-    origin = about if about is not None else {"source_fingerprint": _origin(source)}
-    told = {"source": source.name, "revision": source.revision, **origin}
+    told = {"source": source.name, "revision": source.revision, **about}
     write_manifest(work, files, told, settings.model_dump(mode="json"), packing.parameters())
     return files
 

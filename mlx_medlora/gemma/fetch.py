@@ -114,5 +114,6 @@ def _receive(url: str, stream: IO[bytes], start: int) -> None:
         hf_raise_for_status(response)
         if response.status_code != 206:  # the whole file, from its beginning
             stream.truncate(0)
+            stream.seek(0)  # its place is where the next attempt begins
         for chunk in response.iter_bytes(_CHUNK):
             stream.write(chunk)

@@ -1,9 +1,13 @@
-"""Whether weights hold NaN or infinity, told by their bits."""
+"""Whether weights hold NaN or infinity, told by their bits, and what to say where a cast made it."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import mlx.core as mx
 import numpy as np
+
+from mlx_medlora.errors import InputError
 
 # IEEE 754: all bits of the exponent set mean NaN or infinity. (signed view, unsigned view, that exponent)
 _FORMS = {
@@ -24,11 +28,19 @@ def is_finite(array: mx.array) -> bool:
         return True
     signed, unsigned, exponent = _FORMS[array.dtype]
     sign = 1 << (8 * array.dtype.size - 1)
-    return _largest(array, signed) < exponent and _largest(array, unsigned) < sign | exponent
-
-
-def _largest(array: mx.array, integers: mx.Dtype) -> int:
-    bits = array.view(integers)
     if mx.default_device().type == mx.gpu:
-        bits = mx.max(bits)
-    return int(np.asarray(bits).max())  # numpy's is vectorised, MLX's on the CPU is not
+        largest = [int(np.asarray(mx.max(array.view(integers)))) for integers in (signed, unsigned)]
+    else:
+        bits = np.asarray(array.view(signed))  # numpy's maximum is vectorised, MLX's on the CPU is not
+        largest = [int(bits.max()), int(bits.view(f"u{array.dtype.size}").max())]
+    return largest[0] < exponent and largest[1] < sign | exponent
+
+
+def too_large(tensor: str, dtype: mx.Dtype, path: Path, hint: str) -> InputError:
+    """The error for a tensor whose values are numbers, and infinite once they are cast to `dtype`."""
+    return InputError(f"a value of {tensor} is too large for {dtype_name(dtype)}", path=path, hint=hint)
+
+
+def dtype_name(dtype: mx.Dtype) -> str:
+    """`bfloat16` for mx.bfloat16, as settings call it."""
+    return str(dtype).removeprefix("mlx.core.")

@@ -18,9 +18,12 @@ from mlx_medlora import __version__
 from mlx_medlora.errors import InputError
 from mlx_medlora.files import read_json, sha256, write_json
 from mlx_medlora.gemma.shards import Written
+from mlx_medlora.marks import DataSource, source_in, sources_in, unique
 
 MANIFEST = "mlx_medlora.json"
 FORMAT_VERSION = 1
+ADAPTER = "adapter"  # what was fused into the weights
+TRAINED_ON = "trained_on"  # the marks of all data that the weights were trained on
 _SPARE = ("LICENSE", "NOTICE", "README")  # a model answers without them
 _AGAIN = "Copy or convert it again. Changed on purpose? Then correct its entry in {manifest}."
 _BLOCK = 1 << 20
@@ -52,6 +55,41 @@ def write_manifest(
         "files": dict(sorted(hashes.items())),
     }
     write_json(work / MANIFEST, manifest)
+
+
+def carried(directory: Path) -> dict[str, Any]:
+    """What a model made from the one in `directory` says too: the adapter in it, and all data's marks.
+
+    Empty for weights that were trained by none of ours. Raises InputError for a bad manifest.
+    """
+    marks, about = trained_on(directory), _read(directory)
+    kept = {ADAPTER: about[ADAPTER]} if ADAPTER in about else {}
+    return kept | ({TRAINED_ON: [mark.model_dump(mode="json") for mark in marks]} if marks else {})
+
+
+def trained_on(directory: Path) -> tuple[DataSource, ...]:
+    """The marks of the data that the weights in `directory` were trained on, by an adapter that was fused in.
+
+    Raises InputError where they make no sense: a mark is never overlooked in silence.
+    """
+    path, about = directory / MANIFEST, _read(directory)
+    data: Any = about.get(ADAPTER, {})
+    if isinstance(data, dict):
+        data = data.get("data", {})
+    if not isinstance(data, dict):
+        raise InputError(f"`{ADAPTER}` does not say what it was trained on", path=path, hint=_hint(path))
+    own = source_in(data, "source", path)
+    listed = sources_in(about, TRAINED_ON, path)
+    return unique([*listed, *([] if own is None else [own]), *sources_in(data, "others", path)])
+
+
+def _read(directory: Path) -> dict[str, Any]:
+    """The manifest; empty where there is none. Raises InputError for one that is no object."""
+    path = directory / MANIFEST
+    manifest = read_json(path) if path.exists() else {}
+    if not isinstance(manifest, dict):
+        raise InputError("expected a JSON object", path=path, line=1)
+    return manifest
 
 
 def check_sizes(directory: Path) -> None:

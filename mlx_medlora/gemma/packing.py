@@ -17,7 +17,7 @@ from mlx_medlora.errors import InputError
 from mlx_medlora.gemma import names
 from mlx_medlora.gemma.checkpoint import Checkpoint
 from mlx_medlora.gemma.config import Quantization
-from mlx_medlora.gemma.finite import is_finite
+from mlx_medlora.gemma.finite import dtype_name, is_finite, too_large
 from mlx_medlora.gemma.shards import Planned
 from mlx_medlora.gemma.tensorfiles import Stored
 
@@ -64,24 +64,40 @@ class Packing:
         """
         on_cpu = mx.default_device().type == mx.cpu
         streams = [mx.new_stream(mx.cpu) for _ in range(2)] if on_cpu else [mx.default_stream(mx.gpu)]
-        waiting: deque[tuple[str, mx.array, Block]] = deque()
-        for stream, (name, start, stop) in zip(cycle(streams), self._ranges(), strict=False):
+        waiting: deque[tuple[tuple[str, int, int], mx.array, Block]] = deque()
+        for stream, place in zip(cycle(streams), self._ranges(), strict=False):
             with mx.stream(stream):
-                rows = self.checkpoint.rows(name, start, stop).astype(self.dtype)
-                block = self._block(name, rows)
+                rows = self.checkpoint.rows(*place).astype(self.dtype)
+                block = self._block(place[0], rows)
                 mx.async_eval([rows, *(part for _, part in block)])
-            waiting.append((name, rows, block))
+            waiting.append((place, rows, block))
             if len(waiting) > _AHEAD:
                 yield self._sound(*waiting.popleft())
         for held in waiting:
             yield self._sound(*held)
 
-    def _sound(self, name: str, rows: mx.array, block: Block) -> Block:
-        """The block, unless a value of its source is no number."""
-        if not is_finite(rows):
-            file = self.checkpoint.stored[name].file
-            raise InputError(f"the weights hold NaN or infinity: {name}", path=file)
-        return block
+    def _sound(self, place: tuple[str, int, int], rows: mx.array, block: Block) -> Block:
+        """The block, unless a value of its source is no number, or none of the output's dtype."""
+        if is_finite(rows):
+            self._refuse_wide_groups(place[0], block)
+            return block
+        file = self.checkpoint.stored[place[0]].file
+        if is_finite(self.checkpoint.rows(*place)):
+            hint = "Give `convert` --dtype float32, for the base of a fuse too."
+            raise too_large(place[0], self.dtype, file, hint)
+        raise InputError(f"the weights hold NaN or infinity: {place[0]}", path=file)
+
+    def _refuse_wide_groups(self, name: str, block: Block) -> None:
+        """Raise InputError where a group's range, and so its scale, is beyond the dtype: it loads nowhere."""
+        scales = [part for module, part in block if module.endswith((".scales", ".biases"))]
+        if not all(map(is_finite, scales)):
+            assert self.quantization is not None
+            raise InputError(
+                f"{name} cannot be packed into {self.quantization.bits} bits: neighbouring values lie so far "
+                f"apart that their scale is too large for {dtype_name(self.dtype)}",
+                path=self.checkpoint.stored[name].file,
+                hint="Leave out --bits, or --requantise of `fuse`.",
+            )
 
     def _ranges(self) -> Iterator[tuple[str, int, int]]:
         """Every tensor's name and the bounds of its blocks of rows."""

@@ -14,12 +14,20 @@ from mlx_medlora.errors import InputError, is_out_of_memory
 from mlx_medlora.gemma import names
 from mlx_medlora.gemma.checkpoint import Checkpoint, open_checkpoint
 from mlx_medlora.gemma.config import ModelConfig
-from mlx_medlora.gemma.finite import is_finite
-from mlx_medlora.gemma.model import Base
+from mlx_medlora.gemma.finite import is_finite, too_large
+from mlx_medlora.gemma.model import Base, build
 from mlx_medlora.gemma.packed import PackedLinear
 from mlx_medlora.gemma.tensorfiles import Stored
 
-__all__ = ["Checkpoint", "load_part", "load_weights", "open_checkpoint", "packing", "refuse_misfits"]
+__all__ = [
+    "Checkpoint",
+    "load_part",
+    "load_weights",
+    "open_checkpoint",
+    "packing",
+    "refuse_misfits",
+    "refuse_unloadable",
+]
 
 
 def load_weights(model: Base, directory: Path, dtype: mx.Dtype | None = None) -> None:
@@ -46,7 +54,7 @@ def load_weights(model: Base, directory: Path, dtype: mx.Dtype | None = None) ->
     tensors += [(f"{module}.weight", _cast(_dequantized(checkpoint, module), dtype)) for module in loose]
     model.load_weights(tensors, strict=True)
     mx.eval(model.parameters())
-    _refuse_broken(model, checkpoint)
+    _refuse_broken(model, checkpoint, dtype)
 
 
 def load_part(part: nn.Module, directory: Path, config: ModelConfig, dtype: mx.Dtype | None = None) -> None:
@@ -65,16 +73,21 @@ def load_part(part: nn.Module, directory: Path, config: ModelConfig, dtype: mx.D
     tensors += [(name, _cast(array, dtype)) for name, array in made.items()]
     part.load_weights(tensors, strict=True)
     mx.eval(part.parameters())
-    _refuse_broken(part, checkpoint)
+    _refuse_broken(part, checkpoint, dtype)
 
 
-def _refuse_broken(part: nn.Module, checkpoint: Checkpoint) -> None:
-    """Raise InputError naming the tensors that hold NaN or infinity: one such value spoils every answer."""
+def _refuse_broken(part: nn.Module, checkpoint: Checkpoint, dtype: mx.Dtype | None) -> None:
+    """Raise InputError naming the tensors that hold NaN or infinity: one such value spoils every answer.
+
+    Where only the cast to `dtype` made it so, that is said.
+    """
     held: dict[str, mx.array] = dict(tree_flatten(part.parameters()))
     broken = [name for name, array in held.items() if not is_finite(array)]
     if broken:
         entry = checkpoint.stored.get(broken[0])
         path = checkpoint.directory if entry is None else entry.file
+        if dtype is not None and entry is not None and is_finite(checkpoint.tensor(broken[0])):
+            raise too_large(broken[0], dtype, path, "Load it with dtype float32.")
         raise InputError(f"the weights hold NaN or infinity: {names.listed(broken)}", path=path)
 
 
@@ -154,6 +167,12 @@ def _dequantized(checkpoint: Checkpoint, module: str) -> mx.array:
         checkpoint.tensor(f"{module}.{part}") for part in ("weight", "scales", "biases")
     )
     return mx.dequantize(weight, scales, biases, group_size=scheme["group_size"], bits=scheme["bits"])
+
+
+def refuse_unloadable(checkpoint: Checkpoint) -> None:
+    """Raise InputError where `load_weights` would, as far as headers tell: no weights are read."""
+    model = build(checkpoint.config)  # its random weights are never computed
+    refuse_misfits(model, checkpoint, _quantize_modules(model, checkpoint))
 
 
 def refuse_misfits(model: Base, checkpoint: Checkpoint, loose: Sequence[str] = ()) -> None:

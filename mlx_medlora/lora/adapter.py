@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import mlx.core as mx
@@ -46,6 +46,16 @@ class BaseModelId(StrictModel):
         """True where a model with this fingerprint, or its source, is the base or the base's source."""
         mine = {self.fingerprint, self.source} - {None}
         return not mine or bool(mine & {fingerprint, source})
+
+
+def base_called(name: str | None) -> BaseModelId:
+    """The base of another tool's adapter by its hub id; of a path only the last part is kept.
+
+    The rest of a path tells of somebody's machine, and nothing of the model.
+    """
+    name = name or "unknown"
+    is_path = name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1
+    return BaseModelId(id=PurePosixPath(name.replace("\\", "/")).name if is_path else name, fingerprint=None)
 
 
 class AdapterConfig(Layout):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlx_medlora.errors import InputError
-from mlx_medlora.files import atomic_directory, refuse_nonempty, write_json
+from mlx_medlora.files import atomic_directory, refuse_nonempty
 from mlx_medlora.gemma.config import read_config
 from mlx_medlora.gemma.fingerprint import fingerprint, source_fingerprint
 from mlx_medlora.gemma.hub import resolve
+from mlx_medlora.gemma.manifest import trained_on
 from mlx_medlora.gemma.model import build
 from mlx_medlora.lora.adapter import (
     WEIGHTS,
@@ -22,7 +23,7 @@ from mlx_medlora.lora.adapter import (
 from mlx_medlora.lora.formats import detect, read_any
 from mlx_medlora.lora.model_card import CARD, model_card
 from mlx_medlora.lora.peft_export import write_peft
-from mlx_medlora.lora.provenance import TRAINING_DATA, read_provenance
+from mlx_medlora.lora.provenance import read_provenance, write_provenance
 from mlx_medlora.settings import StrictModel
 
 
@@ -57,7 +58,7 @@ def export_adapter(directory: Path, output: Path, *, before_4_52: bool = False) 
     about = read_provenance(directory)
     with atomic_directory(output, private=True) as work:
         write_peft(work, adapter, before_4_52=before_4_52)
-        write_json(work / TRAINING_DATA, about.model_dump(mode="json"))
+        write_provenance(work, about)
         (work / CARD).write_text(model_card(directory, config, about), encoding="utf-8")
     return _exchanged(directory, output, "mlx-medlora", "PEFT", adapter, about.warning)
 
@@ -80,11 +81,10 @@ def import_adapter(directory: Path, output: Path, model: str | None = None) -> E
     refuse_other_base(named, mine, source, directory)
     base = BaseModelId(id=named.id, fingerprint=mine, source=source)
     adapter = Adapter(adapter.config.model_copy(update={"base": base}), adapter.tensors)
-    about = read_provenance(directory)
+    about = read_provenance(directory).beside(trained_on(home))
     with atomic_directory(output, private=True) as work:
         write_adapter(work, adapter)
-        if (directory / TRAINING_DATA).is_file():
-            write_json(work / TRAINING_DATA, about.model_dump(mode="json"))
+        write_provenance(work, about)
     return _exchanged(directory, output, kind, "mlx-medlora", adapter, about.warning)
 
 

@@ -17,7 +17,7 @@ from mlx_medlora.errors import InputError
 from mlx_medlora.files import read_json
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.tensorfiles import read_header
-from mlx_medlora.lora.adapter import CONFIG, WEIGHTS, Adapter, AdapterConfig, BaseModelId, refuse
+from mlx_medlora.lora.adapter import CONFIG, WEIGHTS, Adapter, AdapterConfig, base_called, refuse
 from mlx_medlora.lora.layout import Layout, expected_tensors, linear_layers
 from mlx_medlora.lora.peft_keys import module_here
 from mlx_medlora.settings import StrictModel, validate
@@ -26,7 +26,7 @@ _ENDINGS = {"lora_a": "lora_a", "lora_b": "lora_b", "A": "lora_a", "B": "lora_b"
 
 
 class Convention(StrictModel):
-    """How an adapter was written, and the numbers that it says of itself."""
+    """How an adapter was written, and what it says of itself; `model` as it stands there, id or path."""
 
     writer: Literal["mlx-lm", "mlx-vlm"]
     rank: int = Field(gt=0, le=4096)
@@ -47,9 +47,8 @@ def convention(directory: Path) -> Convention:
         raise InputError(f"fine_tune_type is {kind!r}; only lora and dora are adapters", path=path)
     parameters = raw.get("lora_parameters")
     if isinstance(parameters, dict):
-        name = raw.get("model") or raw.get("model_path") or "unknown"
         fields = {key: parameters[key] for key in ("rank", "scale", "dropout") if key in parameters}
-        fields |= {"writer": "mlx-lm", "dora": kind == "dora", "model": Path(str(name)).name}
+        fields |= {"writer": "mlx-lm", "dora": kind == "dora", "model": _named(raw)}
         return validate(Convention, fields, path=path)
     if "rank" in raw and "alpha" in raw:
         return _older(raw, path)
@@ -60,11 +59,16 @@ def convention(directory: Path) -> Convention:
     )
 
 
+def _named(raw: dict[str, Any]) -> Any:
+    return raw.get("model") or raw.get("model_path") or "unknown"
+
+
 def _older(raw: dict[str, Any], path: Path) -> Convention:
     rank, alpha = raw["rank"], raw["alpha"]
     if not isinstance(rank, int) or not isinstance(alpha, (int, float)) or rank < 1:
         raise InputError(f"rank {rank!r} and alpha {alpha!r} are no numbers to scale by", path=path)
     fields = {"writer": "mlx-vlm", "rank": rank, "scale": alpha / rank, "dropout": raw.get("dropout", 0.0)}
+    fields["model"] = _named(raw)
     return validate(Convention, fields, path=path)
 
 
@@ -88,7 +92,7 @@ def read_foreign(directory: Path, model: Base) -> Adapter:
     refuse(path, "of no layer of this model", unknown)
     layout = _layout(written, ours, path)
     return Adapter(
-        AdapterConfig(**layout.model_dump(), base=BaseModelId(id=written.model, fingerprint=None)),
+        AdapterConfig(**layout.model_dump(), base=base_called(written.model)),
         _tensors(path, ours, expected_tensors(model, layout)),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mlx_medlora.errors import InputError
 from mlx_medlora.files import atomic_directory, refuse_nonempty
@@ -14,12 +14,14 @@ from mlx_medlora.gemma.config import read_config
 from mlx_medlora.gemma.convert import ConvertSettings, Progress, settings_for, write_model
 from mlx_medlora.gemma.fingerprint import fingerprint, source_fingerprint
 from mlx_medlora.gemma.hub import locate
+from mlx_medlora.gemma.manifest import ADAPTER, TRAINED_ON, trained_on
 from mlx_medlora.gemma.model import build
 from mlx_medlora.gemma.packing import Packing
-from mlx_medlora.lora.adapter import refuse_other_base
+from mlx_medlora.gemma.weights import refuse_unloadable
+from mlx_medlora.lora.adapter import Adapter, refuse_other_base
 from mlx_medlora.lora.formats import read_any
 from mlx_medlora.lora.merge import MergedCheckpoint
-from mlx_medlora.lora.provenance import read_provenance
+from mlx_medlora.lora.provenance import Provenance, read_provenance
 from mlx_medlora.settings import StrictModel
 
 Format = Literal["mlx", "hf"]
@@ -81,13 +83,12 @@ def fuse(
     merged = MergedCheckpoint(open_checkpoint(source.directory, config), found)
     settings = settings_for(requantise, group_size, merged.dtype)
     packing = Packing(merged, settings.quantization, settings.dtype)
-    trained = read_provenance(adapter)
-    base = found.config.base.model_dump()
-    about = {
-        "adapter": {"name": adapter.resolve().name, "base": base, "data": trained.model_dump(mode="json")}
-    }
+    trained = read_provenance(adapter).beside(trained_on(source.directory))
     with atomic_directory(output, private=True) as work:
-        written = write_model(work, source, merged, packing, settings, about=about, progress=progress)
+        written = write_model(
+            work, source, merged, packing, settings, _about(adapter, found, trained), progress=progress
+        )
+        refuse_unloadable(open_checkpoint(work))
         if check is not None:
             check(work)
     return FuseReport(
@@ -102,3 +103,14 @@ def fuse(
         seconds=round(time.perf_counter() - started, 3),
         warning=trained.warning,
     )
+
+
+def _about(directory: Path, adapter: Adapter, trained: Provenance) -> dict[str, Any]:
+    """What the manifest says of the adapter, and the marks of all that base and adapter were trained on."""
+    data = trained.model_dump(mode="json")
+    base = adapter.config.base.model_dump()
+    marks = [source.model_dump(mode="json") for source in trained.sources]
+    return {
+        ADAPTER: {"name": directory.resolve().name, "base": base, "data": data},
+        **({TRAINED_ON: marks} if marks else {}),
+    }

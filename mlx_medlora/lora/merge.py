@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma import names
 from mlx_medlora.gemma.checkpoint import Checkpoint
-from mlx_medlora.gemma.config import ModelConfig
-from mlx_medlora.gemma.tensorfiles import Stored
-from mlx_medlora.gemma.weights import packing
+from mlx_medlora.gemma.model import build
+from mlx_medlora.gemma.weights import packing, refuse_unloadable
 from mlx_medlora.lora.adapter import Adapter
 
 _PACKED = (".scales", ".biases")
@@ -35,7 +35,7 @@ class MergedCheckpoint(Checkpoint):
     """A checkpoint that gives its tensors with an adapter merged in, dequantised, by rows."""
 
     def __init__(self, base: Checkpoint, adapter: Adapter) -> None:
-        """Raises InputError where the adapter's biases have no place in the base's layers."""
+        """Raises InputError where base or result would not load, or the adapter's biases have no place."""
         layout = adapter.config
         tied = base.config.tied_head and not layout.save_modules
         update = {"quantization": None, "tied_head": tied}
@@ -43,13 +43,18 @@ class MergedCheckpoint(Checkpoint):
         self._base, self._adapter = base, adapter
         self._embedding = names.embedding(text_only=base.config.text_only)
         self._head = names.head(text_only=base.config.text_only)
-        widths = _widths(base)
+        refuse_unloadable(base)
+        whole: dict[str, mx.array] = dict(tree_flatten(build(base.config).parameters()))  # never computed
         for name, entry in base.stored.items():
+            scales = base.stored.get(f"{name.removesuffix('.weight')}.scales")
+            if scales is not None and name.endswith(".weight"):
+                entry = replace(entry, shape=tuple(whole[name].shape), dtype=scales.dtype)
             if not name.endswith(_PACKED):
-                self.stored[name] = replace(entry, shape=widths.get(name, entry.shape))
+                self.stored[name] = entry
         if base.config.tied_head and not tied:
             self.stored[f"{self._head}.weight"] = self.stored[f"{self._embedding}.weight"]
         self._refuse_homeless_biases()
+        refuse_unloadable(self)
 
     @property
     def dtype(self) -> str:
@@ -96,7 +101,10 @@ class MergedCheckpoint(Checkpoint):
             return weight
         width = self.stored[f"{module}.weight"].shape[-1]
         scheme = packing(self._base, module, width)
-        assert scheme is not None  # `_widths` read it
+        if scheme is None:
+            raise InputError(
+                f"the quantised tensors of {module} do not fit together", path=self._base.directory
+            )
         scales, biases = (self._base.rows(f"{module}{part}", rows.start, rows.stop) for part in _PACKED)
         return mx.dequantize(weight, scales, biases, scheme["group_size"], scheme["bits"])
 
@@ -109,29 +117,3 @@ class MergedCheckpoint(Checkpoint):
                 f"the adapter adds a bias to {homeless[0]}, which has none, so it cannot be merged",
                 hint="Use it beside the base, with --adapter.",
             )
-
-
-def _widths(base: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """The unpacked shapes of the base's quantised matrices. Raises InputError where they make no sense."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, scales in base.stored.items():
-        module = name.removesuffix(".scales")
-        if module == name:
-            continue
-        packed = base.stored.get(f"{module}.weight")
-        width = _width(packed, scales, base.config)
-        if packed is None or width is None or packing(base, module, width) is None:
-            raise InputError(f"the quantised tensors of {module} do not fit together", path=base.directory)
-        shapes[f"{module}.weight"] = (packed.shape[0], width)
-    return shapes
-
-
-def _width(packed: Stored | None, scales: Stored, config: ModelConfig) -> int | None:
-    """Columns of a packed matrix: those of its words at the bits that give a known group size."""
-    if packed is None or not scales.shape or config.quantization is None:
-        return None
-    usual = scales.shape[-1] * config.quantization.group_size
-    if usual * config.quantization.bits == packed.shape[-1] * 32:
-        return usual
-    fitting = [scales.shape[-1] * group for group in (64, 32, 128)]
-    return next((width for width in fitting if (packed.shape[-1] * 32) % width == 0), None)

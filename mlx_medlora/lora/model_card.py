@@ -64,6 +64,10 @@ Not recorded.
 
 Source: {{ source }}
 {%- endif %}
+{%- if others %}
+
+Also trained on, through the base or replayed rows: {{ others | join("; ") }}
+{%- endif %}
 {%- if warning %}
 
 **Credentialed data**: {{ warning }}
@@ -163,6 +167,7 @@ def card_of(made: Made, about: Provenance, figures: dict[str, str]) -> str:
         made=made,
         data=about.splits,
         source=about.source,
+        others=about.others,
         warning=about.warning,
         contains=about.contains,
         figures=figures,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.tensorfiles import Stored, read_header
-from mlx_medlora.lora.adapter import CONFIG, Adapter, AdapterConfig, BaseModelId, refuse
+from mlx_medlora.lora.adapter import CONFIG, Adapter, AdapterConfig, base_called, refuse
 from mlx_medlora.lora.layout import Layout, expected_tensors, linear_layers, saved_name
 from mlx_medlora.lora.peft_config import PeftConfig, read_peft_config
 from mlx_medlora.lora.peft_keys import Generation, Key, parse
@@ -48,7 +48,9 @@ def read_peft(directory: Path, model: Base) -> Adapter:
     except InputError as error:
         raise error if error.path else InputError(str(error), path=directory / CONFIG) from error
     tensors = _tensors(path, found, layout, header, model)
-    return Adapter(AdapterConfig(**layout.model_dump(), base=_base(config)), tensors)
+    return Adapter(
+        AdapterConfig(**layout.model_dump(), base=base_called(config.base_model_name_or_path)), tensors
+    )
 
 
 def weights_file(directory: Path) -> Path:
@@ -169,10 +171,3 @@ def _name(key: Key, layout: Layout, model: Base) -> str:
 def _array(values: mx.array, name: str) -> npt.NDArray[np.float32]:
     array = np.array(values.astype(mx.float32))
     return np.ascontiguousarray(array.T) if name.endswith((".lora_a", ".lora_b")) else array
-
-
-def _base(config: PeftConfig) -> BaseModelId:
-    """The base by its hub id; of a path only the last part, which tells nothing of somebody's machine."""
-    name = config.base_model_name_or_path or "unknown"
-    is_path = name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1
-    return BaseModelId(id=PurePosixPath(name.replace("\\", "/")).name if is_path else name, fingerprint=None)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from mlx_medlora.cases.source import DataSource, source_in
 from mlx_medlora.errors import InputError
-from mlx_medlora.files import read_json
+from mlx_medlora.files import keep_private, read_json, write_json
+from mlx_medlora.marks import DataSource, source_in, sources_in, unique
 from mlx_medlora.settings import StrictModel
 
 RUN = "run.json"  # of training
-TRAINING_DATA = "training_data.json"  # the same of an adapter that was exported or imported
-SOURCE = "source"  # the mark's key in both
+TRAINING_DATA = "training_data.json"  # the same of an adapter in a checkpoint, exported or imported
+SOURCE, OTHERS = "source", "others"  # the marks' keys in both
 
 CONTAINS = (
     "No case's text, no image, no case's or patient's id.",
@@ -28,21 +29,41 @@ CONTAINS = (
 
 
 class Provenance(StrictModel):
-    """What is known of an adapter's training data. `splits`: rows, supervised tokens and SHA-256 by name."""
+    """What is known of an adapter's training data. `splits`: rows, supervised tokens and SHA-256 by name.
+
+    `source` marks the dataset; `others` are the marks of what else is in the weights: the base's, which was
+    trained before, and replayed rows'.
+    """
 
     contains: tuple[str, ...] = CONTAINS
     splits: dict[str, dict[str, Any]] = Field(default_factory=dict)
     source: DataSource | None = None
+    others: tuple[DataSource, ...] = ()
+
+    @property
+    def sources(self) -> tuple[DataSource, ...]:
+        """All marks, each once."""
+        return unique([*([] if self.source is None else [self.source]), *self.others])
+
+    def beside(self, others: Iterable[DataSource]) -> Provenance:
+        """The same with more marks of what else is in the weights."""
+        return self.model_copy(update={"others": unique([*self.others, *others])})
 
     @property
     def warning(self) -> str | None:
         """What to say before the adapter leaves the machine; None where its data is not credentialed."""
-        if self.source is None or not self.source.credentialed:
+        bound = [str(source) for source in self.sources if source.credentialed]
+        if not bound:
             return None
         return (
-            f"this was trained on credentialed data ({self.source}): the agreement may bind what is derived "
-            "from the data, and these weights are. Read it before you pass them on."
+            f"this was trained on credentialed data ({'; '.join(bound)}): the agreement may bind what is "
+            "derived from the data, and these weights are. Read it before you pass them on."
         )
+
+
+def described(data: Any, source: DataSource | None, others: Iterable[DataSource] = ()) -> Provenance:
+    """Provenance from what a run says of its data, of which only the splits' figures are taken."""
+    return Provenance(splits=_splits(data), source=source, others=unique(others))
 
 
 def read_provenance(adapter: Path) -> Provenance:
@@ -50,15 +71,23 @@ def read_provenance(adapter: Path) -> Provenance:
 
     Raises InputError where it cannot be read: a mark is never overlooked in silence.
     """
+    about = Provenance()
     for name, key in ((RUN, "data"), (TRAINING_DATA, "splits")):
         path = adapter / name
         if path.exists():
             found = read_json(path)
             if not isinstance(found, dict):
                 raise InputError("expected a JSON object", path=path, line=1)
-            splits = _splits(found.get(key))
-            return Provenance(splits=splits, source=source_in(found, SOURCE, path))
-    return Provenance()
+            here = described(found.get(key), source_in(found, SOURCE, path), sources_in(found, OTHERS, path))
+            about = here if about == Provenance() else about.beside(here.sources)
+    return about
+
+
+def write_provenance(adapter: Path, about: Provenance) -> None:
+    """Write `training_data.json` into an adapter's directory; nothing where nothing is known."""
+    if about != Provenance():
+        write_json(adapter / TRAINING_DATA, about.model_dump(mode="json"))
+        keep_private(adapter / TRAINING_DATA)
 
 
 def _splits(data: Any) -> dict[str, dict[str, Any]]:

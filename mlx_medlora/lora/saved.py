@@ -19,7 +19,7 @@ class SavedEmbedding(nn.Embedding):
 
     def __init__(self, weight: mx.array, dtype: mx.Dtype) -> None:
         super().__init__(1, 1)
-        self.weight = weight.astype(mx.float32)  # (V, D)
+        self.weight = own_copy(weight)  # (V, D)
         self.dtype = dtype
 
     def __call__(self, input_ids: mx.array) -> mx.array:
@@ -36,7 +36,7 @@ class SavedHead(nn.Module):
 
     def __init__(self, weight: mx.array) -> None:
         super().__init__()
-        self.weight = weight.astype(mx.float32)  # (V, D)
+        self.weight = own_copy(weight)  # (V, D)
 
     def __call__(self, hidden: mx.array) -> mx.array:
         """(..., D) -> (..., V)."""
@@ -67,6 +67,14 @@ def save_modules(model: Base, kinds: Sequence[str]) -> None:
             kept = BaseHead(own)
             kept.freeze()
             model.speaker.lm_head = kept
+
+
+def own_copy(weight: mx.array) -> mx.array:
+    """The values of `weight` in fp32, in an array of its own.
+
+    `astype` would give an fp32 base's own array: trained and frozen at once, which a compiled step refuses.
+    """
+    return mx.array(weight, mx.float32)
 
 
 def matrix(module: nn.Module) -> mx.array:

@@ -2,6 +2,7 @@
 
 step-000123/
     adapters.safetensors  adapter_config.json    the adapter then; loads like any other
+    training_data.json                           what is known of the data behind it, and its mark
     best/                                        the best so far, where that is another
     optimizer.safetensors                        AdamW's moments and its count of updates
     random.json                                  MLX's, Python's and NumPy's generators

@@ -16,6 +16,7 @@ import mlx.core as mx
 from mlx_medlora.errors import Interrupted
 from mlx_medlora.files import keep_private
 from mlx_medlora.lora.adapter import CONFIG, WEIGHTS, BaseModelId, save_adapter
+from mlx_medlora.lora.provenance import Provenance, write_provenance
 from mlx_medlora.training import checkpoint
 from mlx_medlora.training.checkpoint import BEST, MOMENTS, RANDOM, Checkpoint, State, Times
 from mlx_medlora.training.events import Epoch, Listener
@@ -48,8 +49,10 @@ class CheckpointKeeper:
         ranks: Ranks,
         stop: Stop,
         started: float,
+        origin: Provenance,
     ) -> None:
-        """`started`: when this process began with the run, by `perf_counter`."""
+        """`started`: when this process began with the run, by `perf_counter`; `origin`: of its data."""
+        self.origin = origin
         self.work, self.settings, self.base = work, settings, base
         self.identity, self.versions = identity, versions
         self.ranks, self.stop = ranks, stop
@@ -151,11 +154,13 @@ class CheckpointKeeper:
 
     def _fill(self, directory: Path, trainer: Trainer) -> None:
         save_adapter(directory, trainer.model, self.settings, self.base)
+        write_provenance(directory, self.origin)
         (directory / MOMENTS).write_bytes(checkpoint.moments(trainer.stepper.optimizer))
         (directory / RANDOM).write_bytes(checkpoint.random_states())
         if trainer.outcome.best_epoch is not None and not trainer.outcome.at_best:
             assert self.work is not None
             (directory / BEST).mkdir()
+            write_provenance(directory / BEST, self.origin)
             for name in (WEIGHTS, CONFIG):
                 shutil.copyfile(self.work.path / name, directory / BEST / name)
 

@@ -34,7 +34,8 @@ class Spent(Protocol):
 class RunRecord(StrictModel):
     """The contents of `run.json`. Losses are means over supervised tokens; memory in bytes.
 
-    `source` is the data's mark; `contains` says what of the data the adapter holds.
+    `source` is the data's mark, `others` are those of the base and of replayed rows; `contains` says what of
+    the data the adapter holds.
     """
 
     format_version: int = 1
@@ -45,6 +46,7 @@ class RunRecord(StrictModel):
     grad_checkpointing: bool
     data: dict[str, Any]
     source: DataSource | None = None
+    others: tuple[DataSource, ...] = ()
     contains: tuple[str, ...] = CONTAINS
     versions: dict[str, str]
     updates: int
@@ -82,6 +84,7 @@ def record(
         grad_checkpointing=recompute,
         data=data,
         source=setup.source,
+        others=setup.others,
         versions=versions(),
         updates=outcome.steps,
         best_epoch=outcome.best_epoch,

@@ -16,6 +16,7 @@ from mlx_medlora.files import write_json
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder
 from mlx_medlora.lora.adapter import CONFIG, WEIGHTS, save_adapter
+from mlx_medlora.lora.provenance import Provenance, described, write_provenance
 from mlx_medlora.training.checkpoint import Checkpoint, seed_all
 from mlx_medlora.training.events import Listener, Notice, Resumed
 from mlx_medlora.training.features import ImageSource
@@ -158,14 +159,17 @@ def _train(
     chosen = {RECOMPUTE: recompute, SHARDED: shards}
     now = identity(job.settings, setup.base, about, job.dtype, readings(setup)) | chosen
     job.ranks.refuse_unlike(now)
-    keeper = CheckpointKeeper(job.work, job.settings, setup.base, now, versions(), job.ranks, job.stop, start)
+    origin = described(about, setup.source, setup.others)
+    keeper = CheckpointKeeper(
+        job.work, job.settings, setup.base, now, versions(), job.ranks, job.stop, start, origin
+    )
     trainer = Trainer(
         setup.model,
         setup.train,
         setup.val,
         images,
         job.settings,
-        save=_saver(job.work, setup, job.settings),
+        save=_saver(job.work, setup, job.settings, origin),
         listeners=[*keeper.listeners, *listeners],
         validate=_bound(validate if job.ranks.first else None, setup, images),
         keeper=keeper,
@@ -224,18 +228,22 @@ def _complete(work: Workplace, setup: Setup, settings: TrainSettings, written: R
     last = work.finished / LAST
     last.mkdir(parents=True)
     save_adapter(last, setup.model, settings, setup.base)
+    write_provenance(last, described(written.data, written.source, written.others))
     for name in (WEIGHTS, CONFIG, METRICS, TIMINGS):
         shutil.copyfile(work.path / name, work.finished / name)
     write_json(work.finished / FINISHED, written.model_dump(mode="json"))
     work.complete()
 
 
-def _saver(work: Workplace | None, setup: Setup, settings: TrainSettings) -> Callable[[Kind], None]:
+def _saver(
+    work: Workplace | None, setup: Setup, settings: TrainSettings, origin: Provenance
+) -> Callable[[Kind], None]:
     """Keeps the best adapter at the top; each checkpoint holds the last."""
 
     def save(kind: Kind) -> None:
         if work is not None and kind == "best":
             save_adapter(work.path, setup.model, settings, setup.base)
+            write_provenance(work.path, origin)
 
     return save
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_medlora.cases.dataset import Dataset
-from mlx_medlora.cases.source import DataSource
+from mlx_medlora.cases.source import DataSource, read_source
 from mlx_medlora.device import usable_memory
 from mlx_medlora.errors import InputError
 from mlx_medlora.gemma import names
@@ -16,10 +16,12 @@ from mlx_medlora.gemma.config import ModelConfig, read_config
 from mlx_medlora.gemma.fingerprint import fingerprint, source_fingerprint, source_name
 from mlx_medlora.gemma.hub import EMBEDDED, Source, locate
 from mlx_medlora.gemma.load import load_base
+from mlx_medlora.gemma.manifest import trained_on
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder, load_processor
 from mlx_medlora.lora.adapter import BaseModelId
 from mlx_medlora.lora.layers import attach
+from mlx_medlora.marks import unique
 from mlx_medlora.training.buckets import costliest
 from mlx_medlora.training.examples import Example, build_examples
 from mlx_medlora.training.memory import predict_memory
@@ -32,7 +34,8 @@ from mlx_medlora.training.shapes import adapter_shape, row_shapes
 class Setup:
     """A model with a fresh adapter, and the examples to train and validate it on; `val` may be empty.
 
-    `source` is the mark of where the data comes from, `replay` says which general rows end `train`, if any.
+    `source` is the mark of where the data comes from, `others` are those of the base and of replayed rows;
+    `replay` says which general rows end `train`, if any.
     """
 
     model: Base
@@ -44,6 +47,7 @@ class Setup:
     modules: list[str]
     source: DataSource | None = None
     replay: Replay | None = None
+    others: tuple[DataSource, ...] = ()
 
     @property
     def trains_vision(self) -> bool:
@@ -90,11 +94,13 @@ def set_up(
     if replay is not None:
         examples["train"] += replay.examples(encoder, config, settings)
     _refuse_changing_prefix(settings, config)
+    replayed = None if replay is None else read_source(replay.path.absolute().parent)
+    others = unique([*trained_on(source.directory), *([] if replayed is None else [replayed])])
     network = load_base(source.directory, dtype)
     modules = attach(network, settings, seed=settings.seed)
     base = base_id(source, config)
     train, val = examples["train"], examples.get("val", [])
-    return Setup(network, encoder, dataset, train, val, base, modules, mark, replay)
+    return Setup(network, encoder, dataset, train, val, base, modules, mark, replay, others)
 
 
 def _refuse_changing_prefix(settings: TrainSettings, config: ModelConfig) -> None:

@@ -42,6 +42,7 @@ class StubHub(ThreadingHTTPServer):
         self.down = False
         self.status: dict[str, int] = {}  # of single files
         self.cut: set[str] = set()  # files whose first transfer breaks off half-way
+        self.silent: set[str] = set()  # files of which the next transfer begins anew and brings no byte
         self.requests: list[tuple[str, str, str | None]] = []
 
     @property
@@ -97,6 +98,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "GET" and name in self.server.cut:
             self.server.cut.remove(name)
             return self.answer(200, data, fields, sent=len(data) // 2)
+        if self.command == "GET" and name in self.server.silent:
+            self.server.silent.remove(name)
+            return self.answer(200, data, fields, sent=0)
         return self.answer(206 if start else 200, data[start:], fields)
 
     def answer(
@@ -214,6 +218,19 @@ def test_within_a_process_a_broken_transfer_of_a_large_file_goes_on(
     stub.cut.add(large)
     assert (hub.resolve(REPO) / large).read_bytes() == FILES[large]
     assert ranges(stub, large) == [0, len(FILES[large]) // 2]
+
+
+def test_a_server_that_begins_anew_and_breaks_off_at_once(
+    stub: StubHub, large: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What had arrived is dropped, so the next attempt has to ask for all of it."""
+    stub.cut.add(large)
+    with pytest.raises(MedloraError):
+        hub.resolve(REPO)
+    monkeypatch.setattr(fetch, "_ATTEMPTS", 2)
+    stub.silent.add(large)
+    assert (hub.resolve(REPO) / large).read_bytes() == FILES[large]
+    assert ranges(stub, large) == [0, len(FILES[large]) // 2, 0]
 
 
 def test_a_login_that_is_refused(stub: StubHub) -> None:

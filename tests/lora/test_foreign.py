@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from mlx_lm.tuner.dora import DoRALinear
 from mlx_lm.tuner.lora import LoRALinear
 
 from mlx_medlora.errors import InputError
-from mlx_medlora.gemma.config import ModelConfig
+from mlx_medlora.gemma.config import ModelConfig, read_config
 from mlx_medlora.gemma.model import Base, build
 from mlx_medlora.lora.adapter import apply
+from mlx_medlora.lora.exchange import export_adapter, import_adapter
 from mlx_medlora.lora.formats import detect, read_any
+from mlx_medlora.lora.layout import linear_layers, widths
 
 LAYER = "language_model.model.layers.2.self_attn.q_proj"
 
@@ -78,3 +81,66 @@ def test_what_does_not_bind_is_refused(
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=message):
         read_any(tmp_path, fresh(tiny_config))
+
+
+def written_by(tool: str, name: str, directory: Path, base: Path) -> Path:
+    """An adapter of one layer of `base`, trained on `name`, as the tool saves it."""
+    linear = linear_layers(build(read_config(base)))[LAYER]
+    inputs, outputs = widths(linear)
+    names = {
+        "PEFT": ("lora_A.weight", "lora_B.weight"),
+        "mlx-lm": ("lora_a", "lora_b"),
+        "mlx-vlm": ("A", "B"),
+    }
+    first, second = mx.ones((inputs, 3)), mx.ones((3, outputs))
+    if tool == "PEFT":
+        first, second = first.T, second.T
+    prefix = "base_model.model.model." if tool == "PEFT" else ""
+    layer = LAYER.replace("language_model.model.", "language_model.") if tool == "PEFT" else LAYER
+    pair = zip(names[tool], (first, second), strict=True)
+    config: dict[str, Any] = {
+        "PEFT": {
+            "peft_type": "LORA",
+            "r": 3,
+            "target_modules": ["language_model.layers.2.self_attn.q_proj"],
+            "base_model_name_or_path": name,
+        },
+        "mlx-lm": {"model": name, "lora_parameters": {"rank": 3, "scale": 2.0, "dropout": 0.0}},
+        "mlx-vlm": {"model_path": name, "rank": 3, "alpha": 6.0, "dropout": 0.0},
+    }[tool]
+    directory.mkdir()
+    file = "adapter_model.safetensors" if tool == "PEFT" else "adapters.safetensors"
+    mx.save_safetensors(str(directory / file), {f"{prefix}{layer}.{part}": array for part, array in pair})
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    return directory
+
+
+@pytest.mark.parametrize("tool", ["PEFT", "mlx-lm", "mlx-vlm"])
+def test_the_hub_id_of_the_base_is_kept_and_found_in_the_cache(
+    tool: str, tiny_medgemma: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo, commit = "google/medgemma-4b-it", "a" * 40
+    held = tmp_path / "cache" / "models--google--medgemma-4b-it"
+    shutil.copytree(tiny_medgemma, held / "snapshots" / commit)
+    (held / "refs").mkdir()
+    (held / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    adapter = written_by(tool, repo, tmp_path / "theirs", tiny_medgemma)
+    done = import_adapter(adapter, tmp_path / "ours")
+    assert (done.from_format, done.base) == (tool, repo)
+    export_adapter(tmp_path / "ours", tmp_path / "exported")
+    assert f"base_model: {repo}\n" in (tmp_path / "exported" / "README.md").read_text()
+    config = json.loads((tmp_path / "exported" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == repo
+
+
+@pytest.mark.parametrize("tool", ["PEFT", "mlx-lm", "mlx-vlm"])
+def test_of_a_path_the_last_part_is_kept_and_all_of_it_found(
+    tool: str, tiny_medgemma: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "somebody" / "models" / "tiny"
+    shutil.copytree(tiny_medgemma, base)
+    adapter = written_by(tool, str(base), tmp_path / "theirs", tiny_medgemma)
+    assert import_adapter(adapter, tmp_path / "ours").base == "tiny"
+    assert "somebody" not in (tmp_path / "ours" / "adapter_config.json").read_text()

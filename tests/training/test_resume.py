@@ -66,9 +66,11 @@ def test_a_checkpoint_is_the_same_whatever_came_before(
         "adapters.safetensors",
         "best/adapter_config.json",
         "best/adapters.safetensors",
+        "best/training_data.json",
         "optimizer.safetensors",
         "random.json",
         "state.json",
+        "training_data.json",
     }
     assert {file: first[file] for file in files} == {file: second[file] for file in files}
     assert first["metrics.jsonl"] == second["metrics.jsonl"]

@@ -49,6 +49,7 @@ def test_the_adapter_directory_is_complete(tiny_medgemma: Path, data: Path, tmp_
         "adapters.safetensors",
         "checkpoints/last/adapter_config.json",
         "checkpoints/last/adapters.safetensors",
+        "checkpoints/last/training_data.json",
         "metrics.jsonl",
         "run.json",
         "timings.jsonl",
