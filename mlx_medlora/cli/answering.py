@@ -92,14 +92,18 @@ def note_point_left(adapter: Path) -> None:
         out.note(f"{POINT} was left behind: a threshold belongs to the weights it was chosen for.")
 
 
-def warn_of_seen_cases(adapter: Path | None, dataset: Dataset, split: str) -> None:
-    """Say where the adapter was trained on this split's cases, or its epoch chosen by them."""
-    from mlx_medlora.evaluation.adapters import caveat, record_of
+def warn_of_seen_cases(adapter: Path | None, model: str, dataset: Dataset, split: str) -> None:
+    """Say where an adapter, also one that was fused, learned this split or had its epoch chosen by it."""
+    from mlx_medlora.evaluation.adapters import UNKNOWN, caveat, record_of, record_of_model
+    from mlx_medlora.gemma.hub import resolve
 
-    if adapter is not None:
-        said = caveat(record_of(adapter), dataset.fingerprint(split), split, dataset.splits())
+    own = {} if adapter is None else record_of(adapter)
+    for record in (own, record_of_model(resolve(model))):
+        said = caveat(record, dataset.fingerprint(split), split, dataset.splits())
         if said is not None:
             out.warning(said)
+    if adapter is not None and not own:
+        out.note(f"{UNKNOWN[0].upper()}{UNKNOWN[1:]}.")
 
 
 def warn_of_training_cases(adapter: Path, split_sha256: str) -> None:

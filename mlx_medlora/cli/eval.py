@@ -151,7 +151,7 @@ def evaluate(
         dataset, split, method, dependence=dependence, occlusion=occlusion, grid=occlusion_grid
     )
     fingerprint = dataset.fingerprint(split)
-    warn_of_seen_cases(adapter, dataset, split)
+    warn_of_seen_cases(adapter, model, dataset, split)
     verify_model(model, verify)
     with session(model, adapter, dataset, split, kept) as asked:
         found = asked.answer(

@@ -17,7 +17,9 @@ FINGERPRINTS = (
     "source_fingerprint",
 )  # own, and of what it was converted from
 RECORDS = (("run.json", "data"), ("training_data.json", "splits"))  # file, and its key of the data
+MANIFEST = "mlx_medlora.json"  # of a model
 TRAINED = "the adapter was trained on these very cases: the figures say nothing of new ones"
+UNKNOWN = "what the adapter was trained on is not known: it may have been these very cases"
 CHOSE = "these very cases chose the adapter's epoch: new cases will do worse"
 
 
@@ -59,6 +61,19 @@ def record_of(adapter: Path) -> dict[str, Any]:
             raw = read_json(adapter / name)
             return {**raw, "data": raw.get(key)} if isinstance(raw, dict) else {}
     return {}
+
+
+def record_of_model(model: Path) -> dict[str, Any]:
+    """What a fused model's manifest says of its adapter's data, as `record_of`; {} of any other model.
+
+    Raises InputError where it cannot be read.
+    """
+    if not (model / MANIFEST).is_file():
+        return {}
+    raw = read_json(model / MANIFEST)
+    adapter = raw.get("adapter") if isinstance(raw, dict) else None
+    data = adapter.get("data") if isinstance(adapter, dict) else None
+    return {"data": data.get("splits")} if isinstance(data, dict) else {}
 
 
 def caveat(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mlx_medlora.errors import InputError
-from mlx_medlora.evaluation.adapters import adapter_of, caveat, record_of
+from mlx_medlora.evaluation.adapters import adapter_of, caveat, record_of, record_of_model
 from mlx_medlora.evaluation.runs import Run
 
 THRESHOLD = "its threshold was chosen on these very cases: new cases will do worse"
@@ -21,12 +23,14 @@ def cautions(run: Run) -> list[str]:
 def _of_adapter(run: Run) -> list[str]:
     try:
         adapter = adapter_of(run)
-        record = {} if adapter is None else record_of(adapter)
+        records = [] if adapter is None else [record_of(adapter)]
+        model = Path(str(run.scorecard.about.get("model")))
+        records.append(record_of_model(model))
     except InputError as error:
         return [f"{UNREAD}: {error.message}"]
     about = run.scorecard.about
-    found = caveat(record, about.get("split_sha256"), about.get("split"))
-    return [] if found is None else [found]
+    found = (caveat(record, about.get("split_sha256"), about.get("split")) for record in records)
+    return [one for one in found if one is not None]
 
 
 def _of_threshold(run: Run) -> list[str]:

@@ -49,7 +49,7 @@ NO_CASES = {
     "npv": "no treatment was called valid",
 }
 ONE_CLASS = "all cases have the same right answer"
-WRITTEN = "written answers have no probability: use --method score"
+WRITTEN = "there are no probabilities: of a model's answers --method score has them"
 CONSTANT = "all verdicts are alike, for which it is 0 by convention"
 
 

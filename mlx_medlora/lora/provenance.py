@@ -21,7 +21,7 @@ CONTAINS = (
     "No case's text, no image, no case's or patient's id.",
     "Of each split the number of cases and of supervised tokens, and one SHA-256 over rows and images: who "
     "has the same data can tell that it was this.",
-    "In run.json the name of the dataset's directory.",
+    "In run.json, where it is there, the name of the dataset's directory.",
     "Losses and accuracies over whole batches and splits.",
     "Weights that were fitted to the cases. They can have memorised parts of them, rare words above all, and "
     "nothing here measures how much: treat them as you treat the data.",

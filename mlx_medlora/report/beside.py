@@ -11,7 +11,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from mlx_medlora.cases.rows import read_jsonl
 from mlx_medlora.errors import InputError
-from mlx_medlora.evaluation.adapters import FINGERPRINTS, adapter_of, record_of
+from mlx_medlora.evaluation.adapters import FINGERPRINTS, adapter_of, record_of, record_of_model
 from mlx_medlora.evaluation.results import Heatmaps, Measure
 from mlx_medlora.evaluation.runs import HEATMAPS, Run
 from mlx_medlora.files import read_json
@@ -130,6 +130,7 @@ class Beside:
     """Everything that was found. `notes` say what was there and could not be read."""
 
     record: dict[str, Any] = field(default_factory=dict)
+    fused: dict[str, Any] = field(default_factory=dict)
     base: str | None = None
     curve: list[Point] = field(default_factory=list)
     certificate: Certificate | None = None
@@ -155,6 +156,7 @@ def look_beside(run: Run, adapter: Path | None = None) -> Beside:
         notes.append(f"{error.message}: {UNREAD}")
     return Beside(
         record=_record(adapter, notes),
+        fused=_fused(model, notes),
         base=_base(_object(adapter, "adapter_config.json", notes)),
         curve=_curve(adapter, notes),
         certificate=next(_certificates([directory, adapter, model], run.scorecard.about, notes), None),
@@ -188,6 +190,15 @@ def _record(adapter: Path | None, notes: list[str]) -> dict[str, Any]:
         return {} if adapter is None else record_of(adapter)
     except InputError as error:
         notes.append(f"the adapter's record could not be read: {error.message}")
+        return {}
+
+
+def _fused(model: Path | None, notes: list[str]) -> dict[str, Any]:
+    """What a fused model says of its adapter's data."""
+    try:
+        return {} if model is None else record_of_model(model)
+    except InputError as error:
+        notes.append(f"the model's record could not be read: {error.message}")
         return {}
 
 

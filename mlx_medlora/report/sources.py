@@ -70,7 +70,11 @@ class Evidence:
     def caveat(self) -> str | None:
         """What to say where training saw these very cases, by the adapter's record."""
         about = self.about
-        return caveat(self.beside.record, about.get("split_sha256"), about.get("split"), self.splits)
+        told = (
+            caveat(record, about.get("split_sha256"), about.get("split"), self.splits)
+            for record in (self.beside.record, self.beside.fused)
+        )
+        return next((one for one in told if one is not None), None)
 
     def pairs(self) -> list[Paired]:
         """The comparisons of this run with others, the first run as the base; empty without any."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from mlx_medlora.evaluation.adapters import UNKNOWN
 from mlx_medlora.evaluation.results import Measure, Scorecard, Scores
 from mlx_medlora.report import figures
 from mlx_medlora.report.beside import UNREAD, Occlusion
@@ -96,7 +97,10 @@ def notices(evidence: Evidence) -> list[str]:
     found = [NOTICE]
     if any(one.image_paths for one in evidence.predictions) and not _asked_whether_it_looks(evidence):
         found.append(UNSEEN)
-    found += [f"{note[0].upper()}{note[1:]}." for note in evidence.beside.notes if note.endswith(UNREAD)]
+    unread = [note for note in evidence.beside.notes if note.endswith(UNREAD)]
+    if evidence.about.get("adapter") and not evidence.beside.record and not unread:
+        unread.append(UNKNOWN)
+    found += [f"{note[0].upper()}{note[1:]}." for note in unread]
     note = evidence.about.get("note")
     if note:
         found.append(plain(note))

@@ -4,9 +4,22 @@ from typing import Any
 
 import pytest
 
-from mlx_medlora.evaluation.adapters import CHOSE, RECORDS, TRAINED, WEIGHTS, caveat, digest, record_of
+from mlx_medlora.evaluation.adapters import (
+    CHOSE,
+    MANIFEST,
+    RECORDS,
+    TRAINED,
+    WEIGHTS,
+    caveat,
+    digest,
+    record_of,
+    record_of_model,
+)
 from mlx_medlora.files import sha256
+from mlx_medlora.gemma import manifest
+from mlx_medlora.gemma.hub import EMBEDDED, resolve
 from mlx_medlora.lora import adapter, peft, provenance
+from mlx_medlora.lora.fuse import fuse
 
 VAL = {"val": {"sha256": "own"}}
 REFERENCE = Path(__file__).resolve().parents[2] / "adapters"
@@ -57,3 +70,12 @@ def test_the_record_of_a_trained_and_of_an_exported_adapter(tmp_path: Path) -> N
     assert record_of(tmp_path)["data"] == {"val": {"sha256": "a"}}
     (tmp_path / "run.json").write_text(json.dumps({"data": {"val": {"sha256": "b"}}, "updates": 3}))
     assert record_of(tmp_path) == {"data": {"val": {"sha256": "b"}}, "updates": 3}
+
+
+def test_a_fused_model_says_what_its_adapter_read(tmp_path: Path) -> None:
+    assert MANIFEST == manifest.MANIFEST
+    assert record_of_model(resolve(EMBEDDED)) == {}
+    fuse(EMBEDDED, REFERENCE / "reference", tmp_path / "fused")
+    own = record_of(REFERENCE / "reference")["data"]
+    assert record_of_model(tmp_path / "fused")["data"]["train"]["sha256"] == own["train"]["sha256"]
+    assert caveat(record_of_model(tmp_path / "fused"), own["train"]["sha256"]) == TRAINED

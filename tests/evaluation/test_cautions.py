@@ -49,6 +49,16 @@ def test_an_adapter_that_has_seen_these_cases(table: Make, tmp_path: Path) -> No
     ]
 
 
+def test_a_fused_model_that_has_seen_these_cases(table: Make, tmp_path: Path) -> None:
+    made = run("fused", table([("ERROR", "ERROR", 2)]))
+    told = {"adapter": {"data": {"splits": {"train": {"sha256": "these"}}}}}
+    (tmp_path / "mlx_medlora.json").write_text(json.dumps(told))
+    made.scorecard.about["model"] = str(tmp_path)
+    assert cautions(made) == [
+        "the adapter was trained on these very cases: the figures say nothing of new ones"
+    ]
+
+
 def test_an_adapter_that_cannot_be_asked(table: Make, tmp_path: Path) -> None:
     cases = table([("ERROR", "ERROR", 2)])
     [gone] = cautions(run("gone", cases, tmp_path / "gone"))

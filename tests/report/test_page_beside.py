@@ -171,6 +171,27 @@ def test_curves_and_certificate(tmp_path: Path) -> None:
     assert "certificate.json is not of the form" in text
 
 
+def test_a_fused_model_that_was_trained_on_these_cases(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    run = usual(tmp_path, model=str(model))
+    assert "trained on these very cases" not in seen(render(evidence(run)))
+    own = {"train": {"sha256": evidence(run).about["split_sha256"]}}
+    (model / "mlx_medlora.json").write_text(json.dumps({"adapter": {"data": {"splits": own}}}))
+    text = seen(render(evidence(run)))
+    assert text.index("trained on these very cases") < text.index("Verdict")
+
+
+def test_what_an_adapter_without_a_record_was_trained_on_is_not_known(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    run = usual(tmp_path, adapter=str(adapter))
+    wanted = "What the adapter was trained on is not known: it may have been these very cases."
+    assert wanted in seen(render(evidence(run)))
+    (adapter / "run.json").write_text(json.dumps({"data": {"train": {"sha256": "others"}}}))
+    assert wanted not in seen(render(evidence(run)))
+
+
 @pytest.mark.parametrize(
     ("known", "shown"),
     [({}, True), ({"fingerprint": "f1", "source_fingerprint": "f0"}, True), ({"fingerprint": "f1"}, False)],

@@ -13,7 +13,7 @@ from mlx_medlora.settings import StrictModel
 
 NOTICE = (
     "Research tool, not a medical device: nothing here shows that a model is safe to use on patients. "
-    "Small samples say little: read the intervals (95 %), and `interval_method` for how each was made."
+    "Small samples say little: read the intervals (95 %)."
 )
 
 
