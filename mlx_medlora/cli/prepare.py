@@ -94,14 +94,14 @@ def _with_words(made: PreparedDataset) -> PreparedDataset:
     """Add whether the words of the cases give their answers away, before anything is trained on them."""
     from mlx_medlora.cases.dataset import Dataset
     from mlx_medlora.evaluation.saying import words_sentence
-    from mlx_medlora.evaluation.words import NO_WORDS, probe_words, undecided_sentence
+    from mlx_medlora.evaluation.words import probe_words, undecided_sentence
 
     if 0 in made.label.values():
         return made  # one answer alone is no shortcut, and was warned of
     dataset = Dataset.open(made.output)
     found = probe_words([case for split in dataset.splits() for case in dataset.cases(split)])
     if found.suspected is False:
-        if made.images and found.gain.interval is None and found.gain.reason != NO_WORDS:
+        if made.images and found.undecided:
             out.note(undecided_sentence(found))
         return made
     told = (

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from mlx_medlora.cases.card import Label
 from mlx_medlora.cases.schema import Case
+from mlx_medlora.evaluation.bootstrap import LEAST
 from mlx_medlora.evaluation.comparing import paired_difference
 from mlx_medlora.evaluation.flags import share
 from mlx_medlora.evaluation.results import Measure
@@ -64,6 +65,12 @@ class WordProbe:
         if self.gain.interval is not None and self.gain.interval[0] > 0:
             return True
         return None if self.gain.value is not None and self.gain.value >= SUSPECT else False
+
+    @property
+    def undecided(self) -> bool:
+        """Whether words are not suspected only because so few patients tell nothing of them."""
+        few = self.gain.interval is None or self.patients < LEAST
+        return self.suspected is False and few and self.gain.reason != NO_WORDS
 
 
 def probe_words(cases: Sequence[Case]) -> WordProbe:

@@ -32,7 +32,7 @@ def test_a_shortcut_of_few_patients_is_said_with_its_counts(tmp_path: Path, call
     rows = [row(n, n % 3 == 0, "Clear lungs" if n % 3 == 0 else "A mass", f"p{n // 3}") for n in range(30)]
     status, made, said = call(*table(tmp_path, rows))
     assert status == 0
-    assert "30 cases of 10 patients cannot tell whether the text gives answers away (fewer than 20 " in said
+    assert "30 cases of 10 patients cannot tell whether the text gives answers away (the interval of " in said
     assert "words alone predict 30 of 30 right answers, always giving the commoner one 20." in said
     assert "'clear' (10 of 10 are errors)" in said
     assert "'age'" not in said

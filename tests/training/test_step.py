@@ -21,6 +21,7 @@ from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import FeatureCache, PixelSource
 from mlx_medlora.training.loss import answer_loss
 from mlx_medlora.training.ranks import Ranks, Share, Tree
+from mlx_medlora.training.schedule import Course
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.trainer import Trainer
 
@@ -132,7 +133,7 @@ def test_only_without_accumulation_an_update_is_one_function(
         settings = settings.model_copy(update={"dropout": 0.3, "lr": 2e-4})
         made = Trainer(adapted(settings), mixed, [], features, settings, save=lambda kind: None)
         made.model.train()
-        made.stepper.total = 9  # the same rates
+        made.stepper.course = Course.whole(9, 0)  # the same rates
         step = made.stepper._step
         counted = lambda *given, step=step: (whole.append(1), step(*given))[1]  # noqa: E731
         monkeypatch.setattr(made.stepper, "_step", counted)
