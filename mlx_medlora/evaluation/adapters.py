@@ -36,19 +36,18 @@ def adapter_of(run: Run, given: Path | None = None) -> Path | None:
     the run says which those were.
     """
     about = run.scorecard.about
-    place = about.get("adapter") if given is None else given
+    place = run.place("adapter") if given is None else given
     if about.get("adapter") is None and given is not None:
         raise InputError("a base model was evaluated, without an adapter", path=run.directory)
     if place is None:
         return None
-    directory = Path(str(place))
-    if not directory.is_dir():
+    if not place.is_dir():
         message = "the adapter is not where it was" if given is None else "no such adapter directory"
-        raise InputError(message, path=directory, hint="--adapter says where it lies now.")
-    if about.get(DIGEST) is not None and digest(directory) != about[DIGEST]:
+        raise InputError(message, path=place, hint="--adapter says where it lies now.")
+    if about.get(DIGEST) is not None and digest(place) != about[DIGEST]:
         message = "the adapter's weights are not those that were evaluated"
-        raise InputError(message, path=directory, hint="Evaluate again, or name the adapter as it was.")
-    return directory
+        raise InputError(message, path=place, hint="Evaluate again, or name the adapter as it was.")
+    return place
 
 
 def record_of(adapter: Path) -> dict[str, Any]:

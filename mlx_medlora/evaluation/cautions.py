@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from mlx_medlora.errors import InputError
 from mlx_medlora.evaluation.adapters import adapter_of, caveat, record_of, record_of_model
 from mlx_medlora.evaluation.runs import Run
@@ -24,8 +22,8 @@ def _of_adapter(run: Run) -> list[str]:
     try:
         adapter = adapter_of(run)
         records = [] if adapter is None else [record_of(adapter)]
-        model = Path(str(run.scorecard.about.get("model")))
-        records.append(record_of_model(model))
+        model = run.place("model")
+        records += [] if model is None else [record_of_model(model)]
     except InputError as error:
         return [f"{UNREAD}: {error.message}"]
     about = run.scorecard.about

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,17 @@ class Run:
     directory: Path
     scorecard: Scorecard
     predictions: list[Prediction]
+
+    def place(self, key: str) -> Path | None:
+        """Where lies what the run names under `key`, as `data`: as seen from here or from above the run.
+
+        `eval` writes paths as they were given, relative to the directory that it was called in.
+        """
+        name = self.scorecard.about.get(key)
+        if not isinstance(name, str) or not name:
+            return None
+        above = (os.path.join(parent, name) for parent in self.directory.absolute().parents)
+        return Path(next(filter(os.path.exists, (name, *above)), name))
 
 
 def read_run(directory: Path) -> Run:
@@ -77,7 +89,7 @@ def cases_of(run: Run, data: Path | None = None) -> tuple[Dataset, dict[str, Cas
     its split is no longer the one that was answered.
     """
     about = run.scorecard.about
-    place, split = data or about.get("data"), str(about.get("split"))
+    place, split = data or run.place("data"), str(about.get("split"))
     if place is None:
         raise InputError("the run does not say which dataset it answered", path=run.directory / SCORECARD)
     dataset = Dataset.open(place)

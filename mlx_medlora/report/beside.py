@@ -147,7 +147,7 @@ def look_beside(run: Run, adapter: Path | None = None) -> Beside:
     Raises InputError where `adapter`, its directory now, is given and is not the one that was evaluated.
     """
     notes: list[str] = []
-    directory, model = run.directory, _directory(run.scorecard.about.get("model"))
+    directory, model = run.directory, run.place("model")
     try:
         adapter = adapter_of(run, adapter)
     except InputError as error:
@@ -166,11 +166,6 @@ def look_beside(run: Run, adapter: Path | None = None) -> Beside:
         heatmaps=_parsed(Heatmaps, directory / HEATMAPS, notes),
         notes=tuple(notes),
     )
-
-
-def _directory(name: object) -> Path | None:
-    path = Path(name) if isinstance(name, str) and name else None
-    return path if path is not None and path.is_dir() else None
 
 
 def _object(directory: Path | None, name: str, notes: list[str]) -> dict[str, Any]:

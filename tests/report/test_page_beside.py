@@ -34,6 +34,19 @@ def test_a_dataset_that_is_gone(tmp_path: Path) -> None:
         gather(read_run(run), Path(moved))
 
 
+def test_paths_hold_from_another_directory_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`eval` was called above the run's directory; `report` is called within it, and elsewhere."""
+    run = usual(tmp_path)
+    card = json.loads((run / "scorecard.json").read_text())
+    card["about"]["data"] = Path(card["about"]["data"]).relative_to(tmp_path).as_posix()
+    (run / "scorecard.json").write_text(json.dumps(card))
+    (tmp_path / "elsewhere").mkdir()
+    for place, name in [(tmp_path, run), (run, Path()), (tmp_path / "elsewhere", Path("..") / run.name)]:
+        monkeypatch.chdir(place)
+        assert len(rows(render(evidence(name)))) == 60
+        assert evidence(name).absent is None
+
+
 def test_an_image_that_cannot_be_opened(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", [row(0), row(1, "CORRECT")])
     (data / "images" / "0.png").write_bytes(b"no image")
