@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mlx_medlora.errors import MedloraError
-from mlx_medlora.files import sha256
+from mlx_medlora.files import sha256, sync_path
 
 LARGE = 32 << 20  # bytes from which a file is worth continuing
 _CHUNK = 1 << 20
@@ -77,7 +77,8 @@ def _fetch(url: str, blob: Path, size: int) -> None:
         if blob.exists():
             return
         _continue(url, stream, size)
-        os.fsync(stream.fileno())
+        stream.flush()
+        sync_path(partial)
         if stream.tell() != size or (len(blob.name) == 64 and sha256(partial) != blob.name):
             partial.unlink()
             raise MedloraError(
