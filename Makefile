@@ -39,7 +39,7 @@ bench: .venv/dev
 docs: .venv/base
 	$(BIN)/python -m typer mlx_medlora.cli.app utils docs --name mlx-medlora --output docs/cli.md
 
-# Known vulnerabilities of what constraints.txt pins; asks pypi.org, and fails where that cannot answer.
+# Known vulnerabilities of what constraints.txt pins; fails where the advisory service cannot answer.
 audit:
 	@test -x .audit/bin/pip-audit \
 	  || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet pip-audit; }
