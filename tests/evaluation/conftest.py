@@ -7,28 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from predicted import prediction
 
 from mlx_medlora.evaluation.results import Prediction
 
 Make = Callable[..., list[Prediction]]
-
-
-def prediction(number: int, label: str, said: str | None, **more: Any) -> Prediction:
-    fields: dict[str, Any] = {
-        "id": f"case_{number}",
-        "modality": "xray",
-        "label": label,
-        "predicted": said,
-        "correct": label == said,
-        "method": "generate",
-        "p_error": None,
-        "text": said,
-        "patient_id": None,
-        "error_type": "none" if label == "CORRECT" else "overtreatment",
-        "severity": "none" if label == "CORRECT" else "high",
-        "image_paths": (),
-    }
-    return Prediction.model_validate(fields | more)
 
 
 @pytest.fixture

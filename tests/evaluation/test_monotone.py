@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
+from predicted import prediction
 
 from mlx_medlora.evaluation.gate import Gate, judge
 from mlx_medlora.evaluation.intervals import mean_of_two, wilson_effective
@@ -17,24 +16,6 @@ RISING = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "f1", "
 SEVERITIES = ("critical", "low", "high", "low", "moderate")
 # how many cases a patient has; the last one has what is left
 PATIENTS = {"none": 0, "pairs": 2, "fours": 4, "one of a third": -3}
-
-
-def prediction(number: int, label: str, said: str, **more: Any) -> Prediction:
-    fields: dict[str, Any] = {
-        "id": f"case_{number}",
-        "modality": "xray",
-        "label": label,
-        "predicted": said,
-        "correct": label == said,
-        "method": "generate",
-        "p_error": None,
-        "text": said,
-        "patient_id": None,
-        "error_type": "none" if label == "CORRECT" else "overtreatment",
-        "severity": "none" if label == "CORRECT" else "high",
-        "image_paths": (),
-    }
-    return Prediction.model_validate(fields | more)
 
 
 def cases(n: int, kind: str, wrong: list[int]) -> list[Prediction]:
