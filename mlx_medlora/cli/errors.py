@@ -35,7 +35,8 @@ def _medlora(error: MedloraError) -> Report:
 def _usage(error: TyperException) -> Report:
     context = getattr(error, "ctx", None)
     command = "mlx-medlora" if context is None else context.command_path
-    return Report(error.format_message(), f"`{command} --help` shows every option.", error.exit_code)
+    message = error.format_message().replace("Value error, ", "")  # pydantic's prefix, which Typer passes on
+    return Report(message, f"`{command} --help` shows every option.", error.exit_code)
 
 
 def _os(error: OSError) -> Report:

@@ -78,6 +78,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--model", "m", "--data", "d", "--output", "o", "--epochs", "many"], "--epochs"),
         (["eval", "--model", "m", "--data", "d", "--output", "o", "--batch-size", "0"], "--batch-size"),
         (["generate", "--model", "m", "--prompt", "p", "--temperature", "-1"], "--temperature"),
+        (["convert", "m", "o", "--bits", "3"], "Invalid value for '--bits': '3' is not one of '4', '8'"),
         (["prepare", "--output", "o"], "give either CASES or --phantoms"),
         (["prepare", "c.csv", "--phantoms", "9", "--output", "o"], "exclude each other"),
         (["prepare", "--phantoms", "9", "--images", "i", "--output", "o"], "phantoms are drawn"),
