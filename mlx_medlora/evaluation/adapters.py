@@ -10,7 +10,7 @@ from mlx_medlora.errors import InputError
 from mlx_medlora.evaluation.runs import Run
 from mlx_medlora.files import read_json, sha256
 
-WEIGHTS = ("adapters.safetensors", "adapter_model.safetensors")  # the toolkit's own and PEFT's
+WEIGHTS = ("adapter_model.safetensors", "adapters.safetensors")  # PEFT's first, as they are loaded
 DIGEST = "adapter_sha256"
 FINGERPRINTS = (
     "fingerprint",

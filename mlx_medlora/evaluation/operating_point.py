@@ -13,14 +13,13 @@ import numpy as np
 
 from mlx_medlora.cases.card import Label
 from mlx_medlora.errors import InputError
+from mlx_medlora.evaluation.adapters import digest
 from mlx_medlora.evaluation.results import AppliedPoint, OperatingPoint, Prediction
 from mlx_medlora.evaluation.runs import POINT
 from mlx_medlora.evaluation.temperature import tempered
-from mlx_medlora.files import atomic_file, read_json, sha256, write_json
-from mlx_medlora.lora.adapter import WEIGHTS
+from mlx_medlora.files import atomic_file, read_json, write_json
+from mlx_medlora.gemma.tensorfiles import refused_pickle
 from mlx_medlora.lora.formats import detect
-from mlx_medlora.lora.peft import PICKLE
-from mlx_medlora.lora.peft import WEIGHTS as PEFT_WEIGHTS
 from mlx_medlora.settings import StrictModel, validate
 
 AGAIN = "Choose it again with `mlx-medlora calibrate`, or go without it: --ignore-operating-point."
@@ -43,9 +42,12 @@ class OneVerdict(StrictModel):
 
 
 def weights_sha256(adapter: Path) -> str:
-    """SHA-256 of the adapter's weights file, whatever tool wrote it."""
-    names = (PEFT_WEIGHTS, PICKLE) if detect(adapter) == "PEFT" else (WEIGHTS,)
-    return sha256(next(adapter / name for name in names if (adapter / name).is_file()))
+    """SHA-256 of the adapter's weights, whoever wrote them. Raises InputError for pickles or none."""
+    detect(adapter)
+    found = digest(adapter)
+    if found is None:
+        raise refused_pickle(adapter) or InputError("it has no weights", path=adapter)
+    return found
 
 
 def write_point(adapter: Path, point: OperatingPoint, *, replace: bool = False) -> Path:

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from mlx_medlora.evaluation.adapters import (
     record_of,
     record_of_model,
 )
+from mlx_medlora.evaluation.operating_point import weights_sha256
 from mlx_medlora.files import sha256
 from mlx_medlora.gemma import manifest
 from mlx_medlora.gemma.hub import EMBEDDED, resolve
-from mlx_medlora.lora import adapter, peft, provenance
+from mlx_medlora.lora import adapter, formats, peft, provenance
 from mlx_medlora.lora.fuse import fuse
 
 VAL = {"val": {"sha256": "own"}}
@@ -27,10 +29,14 @@ REFERENCE = Path(__file__).resolve().parents[2] / "adapters"
 
 def test_an_adapter_of_either_form_is_told_by_its_weights(tmp_path: Path) -> None:
     assert [name for name, _ in RECORDS] == [provenance.RUN, provenance.TRAINING_DATA]
-    assert WEIGHTS == (adapter.WEIGHTS, peft.WEIGHTS)
-    for name, file in zip(("reference", "reference-peft"), WEIGHTS, strict=True):
+    assert WEIGHTS == (peft.WEIGHTS, adapter.WEIGHTS)
+    for name, file in zip(("reference-peft", "reference"), WEIGHTS, strict=True):
         assert digest(REFERENCE / name) == sha256(REFERENCE / name / file)
     assert digest(tmp_path) is None
+    for name, file in zip(("reference-peft", "reference"), WEIGHTS, strict=True):
+        shutil.copy(REFERENCE / name / file, tmp_path)
+    assert formats.detect(tmp_path) == "PEFT"  # of both, these are loaded
+    assert digest(tmp_path) == weights_sha256(tmp_path) == sha256(REFERENCE / "reference-peft" / peft.WEIGHTS)
 
 
 @pytest.mark.parametrize(
