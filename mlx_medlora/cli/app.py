@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -33,7 +32,7 @@ from mlx_medlora.cli import (
 )
 from mlx_medlora.cli.options import examples
 from mlx_medlora.cli.output import out
-from mlx_medlora.errors import MedloraError
+from mlx_medlora.cli.signals import Signals
 
 app = typer.Typer(
     name="mlx-medlora",
@@ -77,54 +76,28 @@ def about(
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (sys.argv's where None), say any error, return the exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    before = _take_terminate_as_ctrl_c()
-    try:
-        refuse_tight_limit()
-        status = app(args=given or ["--help"], prog_name="mlx-medlora", standalone_mode=False, obj=given)
-    except (Exception, KeyboardInterrupt) as error:
-        return _say(error)
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
-        out.reset()
-        network.forbid(False)
-        privacy.forget()
-    if status == errors.INTERRUPTED:  # Typer turns Ctrl-C into this status
-        return _say(KeyboardInterrupt())
-    return status if isinstance(status, int) else 0
-
-
-def _say(error: BaseException) -> int:
-    """Say what ended the command, whole: a second Ctrl-C or SIGTERM meanwhile changes nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        return errors.say(error)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        return errors.say(error)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _take_terminate_as_ctrl_c() -> Any:
-    """Let SIGTERM end a command as Ctrl-C does, its partial output removed; what handled it before, if known.
-
-    Training has a handler of its own, which saves the run first. A command that already ends with an error
-    goes on to say that one: mlx.launch sends SIGTERM to the ranks whose peer is gone.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return None
-
-    def interrupt(*_: object) -> None:
-        if not isinstance(sys.exc_info()[1], MedloraError):
-            raise KeyboardInterrupt
-
-    return signal.signal(signal.SIGTERM, interrupt)
+    with Signals() as signals:
+        try:
+            refuse_tight_limit()
+            status = app(args=given or ["--help"], prog_name="mlx-medlora", standalone_mode=False, obj=given)
+            signals.ended = True
+        except (Exception, KeyboardInterrupt) as error:
+            signals.ended = True
+            return errors.say(error)
+        finally:
+            out.reset()
+            network.forbid(False)
+            privacy.forget()
+        if status == errors.INTERRUPTED:  # Typer turns Ctrl-C into this status
+            return errors.say(KeyboardInterrupt())
+        return status if isinstance(status, int) else 0
 
 
 def main() -> None:
     """The console script's entry."""
-    sys.exit(run())
+    status = run()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while Python closes, Ctrl-C ends it without a traceback
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 import typer
 
 from mlx_medlora.cli import app as app_module
+from mlx_medlora.cli import errors as errors_module
 from mlx_medlora.cli.errors import report
 from mlx_medlora.errors import GateNotMet, InputError, Interrupted, MedloraError
 
@@ -108,6 +112,71 @@ def test_a_signal_while_an_error_is_said_changes_nothing(
         assert app_module.run(["fail"]) == status
     assert said.getvalue() == "Error: the peer is gone\nError: interrupted\n"
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+@pytest.fixture
+def heard() -> Iterator[list[int]]:
+    """The signals that reached the handlers which this process had before a command ran."""
+    numbers: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: numbers.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    yield numbers
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def signalled(number: signal.Signals, at: int) -> tuple[int, int]:
+    """The status of `fail` with a signal before line `at` of ours after its error; how many lines there were.
+
+    After it was raised for SIGTERM; after the saying of it began for Ctrl-C.
+    """
+    first = app_module.run if number == signal.SIGTERM else errors_module.say
+    event_of_first = "exception" if number == signal.SIGTERM else "call"
+    lines, begun = 0, False
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal lines, begun
+        begun = begun or (frame.f_code is first.__code__ and event == event_of_first)
+        if begun and event == "line" and "mlx_medlora" in frame.f_code.co_filename:
+            lines += 1
+            if lines == at:
+                signal.raise_signal(number)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        return app_module.run(["fail"]), lines
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_no_line_after_the_error_replaces_it(
+    failing: list[BaseException],
+    heard: list[int],
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+) -> None:
+    failing.append(MedloraError("the peer is gone"))
+    lines = at = 1
+    while at <= lines:
+        status, lines = signalled(number, at)
+        assert (status, capsys.readouterr().err) == (1, "Error: the peer is gone\n"), at
+        at += 1
+    assert at > 20
+    assert heard  # at the last lines, where the handlers are those of before again
+
+
+def test_a_signal_that_the_parent_ignores_stays_ignored(
+    monkeypatch: pytest.MonkeyPatch, heard: list[int]
+) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    monkeypatch.setattr(app_module, "app", lambda **_: signal.raise_signal(signal.SIGTERM))
+    assert app_module.run(["fail"]) == 0
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
 
 
 @pytest.mark.parametrize(
