@@ -35,6 +35,7 @@ from mlx_medlora.features.settings import FeatureSettings
 from mlx_medlora.training.settings import PRESETS, Preset, TrainSettings
 
 if TYPE_CHECKING:
+    from mlx_medlora.training.events import Accuracy
     from mlx_medlora.training.run import Validation
 
 EXAMPLES = examples(
@@ -233,9 +234,10 @@ def ask(what: str) -> bool:
     return typer.confirm(f"{what}. Go on?", err=True)
 
 
-def validation_accuracy(given: Validation) -> float | None:
-    """The share of the validation split that the model scores right, as `eval` would."""
+def validation_accuracy(given: Validation) -> Accuracy | None:
+    """The share of the validation split that the model scores right with its interval, as `eval` would."""
     from mlx_medlora.evaluation.runner import evaluate
+    from mlx_medlora.training.events import Accuracy
 
     found = evaluate(given.model, given.encoder, given.dataset, given.split, features=given.features)
-    return found.accuracy
+    return None if found.accuracy is None else Accuracy(found.accuracy, found.scorecard.accuracy_interval)

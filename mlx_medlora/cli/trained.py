@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def summary(record: RunRecord) -> str:
     """What was kept of a finished run, in a sentence."""
-    from mlx_medlora.evaluation.tables import percent
+    from mlx_medlora.training.log import accuracy
 
     kept = (
         f"Kept epoch {record.best_epoch} (by {record.best_by})"
@@ -22,10 +22,14 @@ def summary(record: RunRecord) -> str:
     )
     if record.val_loss is None:
         return f"{kept}; {record.updates} updates in {record.seconds:.0f} s."
-    figures = f"validation loss {record.val_loss:.4f}, accuracy {percent(record.val_accuracy)}"
+    figures = f"validation loss {record.val_loss:.4f}"
+    if record.val_accuracy is not None:
+        figures += f", {accuracy(record.val_accuracy, record.val_accuracy_interval)}"
     before = record.before or {}
     if before.get("val_loss") is not None:
-        figures += f" (before: {before['val_loss']:.4f}, {percent(before['val_accuracy'])})"
+        figures += f"; before training: {before['val_loss']:.4f}"
+        if before.get("val_accuracy") is not None:
+            figures += f", {accuracy(before['val_accuracy'], before.get('val_accuracy_interval'))}"
     return f"{kept}: {figures}; {record.updates} updates in {record.seconds:.0f} s."
 
 

@@ -25,6 +25,7 @@ class Point(BaseModel):
     train_loss: float | None = None
     val_loss: float | None = None
     val_accuracy: float | None = Field(None, ge=0, le=1)
+    val_accuracy_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

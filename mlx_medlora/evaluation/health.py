@@ -194,8 +194,8 @@ def _train(point: Point) -> float:
 
 
 def _accuracy(point: Point, cases: int | None) -> Interval | None:
-    if point.val_accuracy is None or not cases:
-        return None
+    if point.val_accuracy is None or point.val_accuracy_interval or not cases:
+        return point.val_accuracy_interval
     return wilson(round(point.val_accuracy * cases), cases)
 
 

@@ -200,4 +200,8 @@ def _figures(run: dict[str, Any]) -> dict[str, str]:
         "updates": "updates",
     }
     numbers = {label: run.get(key) for key, label in labels.items()}
-    return {label: f"{value:.4g}" for label, value in numbers.items() if isinstance(value, (int, float))}
+    told = {label: f"{value:.4g}" for label, value in numbers.items() if isinstance(value, (int, float))}
+    match run.get("val_accuracy_interval"):
+        case [int() | float() as low, int() | float() as high] if "accuracy" in told:
+            told["accuracy"] += f" (95 % interval {low:.4g} to {high:.4g})"
+    return told

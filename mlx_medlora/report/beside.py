@@ -122,6 +122,7 @@ class Point(_Open):
     train_loss: float | None = None
     val_loss: float | None = None
     val_accuracy: float | None = None
+    val_accuracy_interval: tuple[float, float] | None = None
     best: bool = False
 
 

@@ -26,6 +26,7 @@ def settings(evidence: Evidence, options: Options) -> list[tuple[str, list[tuple
             "best_by",
             "val_loss",
             "val_accuracy",
+            "val_accuracy_interval",
             "trainable_parameters",
             "seconds",
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mlx_medlora.features.report import FeatureUse
 
@@ -72,11 +73,19 @@ class Step:
     replay_tokens: int | None = None
 
 
+class Accuracy(NamedTuple):
+    """The share of validation cases that were answered right, and its 95 % interval."""
+
+    share: float
+    interval: tuple[float, float] | None
+
+
 @dataclass(frozen=True)
 class Epoch:
     """The state after an epoch; epoch 0 is the base before training, so it has no train_loss.
 
     None stands for what was not measured, and for a perplexity too large for a float.
+    `val_accuracy_interval` holds the ends of the 95 % interval.
     """
 
     epoch: int
@@ -86,6 +95,7 @@ class Epoch:
     val_accuracy: float | None
     best: bool
     seconds: float
+    val_accuracy_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_medlora.errors import Interrupted
+from mlx_medlora.errors import Interrupted, NotANumber
 from mlx_medlora.files import keep_private
 from mlx_medlora.lora.adapter import CONFIG, WEIGHTS, BaseModelId, save_adapter
 from mlx_medlora.lora.provenance import Provenance, write_provenance
@@ -89,7 +89,8 @@ class CheckpointKeeper:
         """Within, a signal ends the run at once, with the state as it was: it is validated again later.
 
         With several ranks, which wait for one another, validation is finished first. A failure is kept like
-        that too: the epoch's updates are done, and what is missing or too large may be put right.
+        that too: the epoch's updates are done, and what is missing or too large may be put right. Not where
+        the loss is no number: these updates have spoilt the adapter, and the run goes back to before them.
         """
         states = checkpoint.random_states()
         try:
@@ -100,8 +101,8 @@ class CheckpointKeeper:
                 raise
             checkpoint.restore_random(states)
             self._end(trainer)
-        except Exception:
-            if trainer.place.epoch:
+        except Exception as error:
+            if trainer.place.epoch and not isinstance(error, NotANumber):
                 checkpoint.restore_random(states)
                 self.write(trainer)
             raise

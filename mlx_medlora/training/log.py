@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -164,8 +165,14 @@ def summary(epoch: Epoch) -> str:
     if epoch.perplexity is not None:
         parts.append(f"perplexity {epoch.perplexity:.4g}")
     if epoch.val_accuracy is not None:
-        parts.append(f"accuracy {epoch.val_accuracy:.1%}")
+        parts.append(accuracy(epoch.val_accuracy, epoch.val_accuracy_interval))
     if epoch.best and epoch.val_loss is not None:
         parts.append("best so far")
     title = f"epoch {epoch.epoch}" if epoch.epoch else "before training"
     return f"{title}: {', '.join(parts) or 'nothing measured'}"
+
+
+def accuracy(share: float, interval: Sequence[float] | None) -> str:
+    """`accuracy 87.5 % (64.0-96.5)`: the interval holds 95 %."""
+    bounds = "" if interval is None else f" ({100 * interval[0]:.1f}-{100 * interval[1]:.1f})"
+    return f"accuracy {100 * share:.1f} %{bounds}"

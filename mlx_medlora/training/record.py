@@ -54,6 +54,7 @@ class RunRecord(StrictModel):
     best_by: str
     val_loss: float | None
     val_accuracy: float | None
+    val_accuracy_interval: tuple[float, float] | None = None
     before: dict[str, Any] | None
     epochs: list[dict[str, Any]]
     stopped_early: bool
@@ -70,7 +71,7 @@ def record(
     spent: Spent,
     recompute: bool,
 ) -> RunRecord:
-    """Describe a finished run. `val_loss` and `val_accuracy` are those of the best epoch.
+    """Describe a finished run. `val_loss`, `val_accuracy` and its interval are those of the best epoch.
 
     `recompute` says whether it had gradient checkpointing.
     """
@@ -91,6 +92,7 @@ def record(
         best_by="validation loss" if setup.val else "the last epoch, there being no validation split",
         val_loss=best and best.val_loss,
         val_accuracy=best and best.val_accuracy,
+        val_accuracy_interval=best and best.val_accuracy_interval,
         before=_before(outcome.epochs),
         epochs=[asdict(epoch) for epoch in trained],
         stopped_early=outcome.stopped_early,
@@ -102,7 +104,8 @@ def record(
 def _before(epochs: list[Epoch]) -> dict[str, Any] | None:
     """The base's own loss and accuracy on the validation split, where there is one."""
     first = next((epoch for epoch in epochs if epoch.epoch == 0 and epoch.val_loss is not None), None)
-    return None if first is None else {"val_loss": first.val_loss, "val_accuracy": first.val_accuracy}
+    names = ("val_loss", "val_accuracy", "val_accuracy_interval")
+    return None if first is None else {name: getattr(first, name) for name in names}
 
 
 def describe_data(setup: Setup) -> dict[str, Any]:

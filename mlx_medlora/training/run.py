@@ -18,7 +18,7 @@ from mlx_medlora.gemma.processor import Encoder
 from mlx_medlora.lora.adapter import CONFIG, WEIGHTS, save_adapter
 from mlx_medlora.lora.provenance import Provenance, described, write_provenance
 from mlx_medlora.training.checkpoint import Checkpoint, seed_all
-from mlx_medlora.training.events import Listener, Notice, Resumed
+from mlx_medlora.training.events import Accuracy, Listener, Notice, Resumed
 from mlx_medlora.training.features import ImageSource
 from mlx_medlora.training.images import Confirm, agree_on_prefix, fill_prefix, look, open_images
 from mlx_medlora.training.keeper import CheckpointKeeper
@@ -58,7 +58,7 @@ class Validation:
     features: Mapping[Path, mx.array]
 
 
-Validator = Callable[[Validation], float | None]
+Validator = Callable[[Validation], Accuracy | None]
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def _saver(
 
 def _bound(
     validate: Validator | None, setup: Setup, features: ImageSource
-) -> Callable[[Base], float | None] | None:
+) -> Callable[[Base], Accuracy | None] | None:
     if validate is None:
         return None
     chosen = validate

@@ -174,10 +174,11 @@ class Stepper:
         return tree_map(keep, updated, parameters), tree_map(keep, self.optimizer.state, state), nll, norm
 
 
-def refuse_broken(what: str, value: float, where: str) -> None:
-    """Raise NotANumber where `value` is not a finite number."""
+UNCHANGED = "the adapter was not changed by this update"
+
+
+def refuse_broken(what: str, value: float, where: str, kept: str = UNCHANGED) -> None:
+    """Raise NotANumber where `value` is not a finite number; `kept` says what that cost."""
     if not math.isfinite(value):
-        raise NotANumber(
-            f"the {what} is {value} at {where}",
-            hint="Lower --lr, or look at these rows; the adapter was not changed by this update.",
-        )
+        hint = f"Lower --lr, or look at these rows; {kept}."
+        raise NotANumber(f"the {what} is {value} at {where}", hint=hint)

@@ -17,7 +17,7 @@ from mlx_medlora.errors import InputError, NotANumber
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.training.batches import Below
 from mlx_medlora.training.buckets import Buckets
-from mlx_medlora.training.events import Epoch, Event, Listener, Plan, Step
+from mlx_medlora.training.events import Accuracy, Epoch, Event, Listener, Plan, Step
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import ImageSource
 from mlx_medlora.training.feed import Feed
@@ -30,7 +30,9 @@ from mlx_medlora.training.step import Stepper, Update, refuse_broken
 
 Kind = Literal["best", "last"]
 Save = Callable[[Kind], None]
-Validate = Callable[[Base], float | None]
+_KEPT = "the updates since the last checkpoint are not kept"
+_AT_START = "nothing was trained yet"
+Validate = Callable[[Base], Accuracy | None]
 
 
 class Keeper(Protocol):
@@ -214,7 +216,8 @@ class Trainer:
             self.save("best")
             self.outcome.best_epoch, self.outcome.at_best = epoch, True
         seconds = perf_counter() - start
-        report = Epoch(epoch, train_loss, loss, _perplexity(loss), accuracy, best, seconds)
+        share, interval = accuracy or (None, None)
+        report = Epoch(epoch, train_loss, loss, _perplexity(loss), share, best, seconds, interval)
         self.outcome.epochs.append(report)
         self._tell(report)
         self.place = Place(epoch + 1)
@@ -235,7 +238,9 @@ class Trainer:
                 own_loss = answer_loss(self.model, batch.arrays, first=self.stepper.first)
                 nll, tokens = nll + float(own_loss), tokens + batch.supervised
                 try:
-                    refuse_broken("validation loss", nll, f"epoch {epoch}")
+                    refuse_broken(
+                        "validation loss", nll, f"epoch {epoch}", kept=_KEPT if epoch else _AT_START
+                    )
                 except NotANumber as error:
                     self._name_rows(error, [self.val[index] for index in indices])
                     raise

@@ -105,6 +105,7 @@ def test_from_a_table_to_an_answer(
     card = succeed("eval", *place, "--adapter", adapter, "--output", tmp_path / "scored")
     assert card["n"] == 4
     assert trained["val_accuracy"] == card["accuracy"]  # training measures as `eval` does
+    assert trained["val_accuracy_interval"] == card["accuracy_interval"]
     assert (tmp_path / "scored" / "scorecard.json").is_file()
 
     written = succeed(

@@ -10,7 +10,7 @@ import pytest
 from ongoing import SETTINGS, Listen, at, contents, ctrl_c, settings, steps_of, work_of
 
 from mlx_medlora.errors import InputError, Interrupted, MedloraError, NotANumber
-from mlx_medlora.training.events import Event, Plan, Resumed, Step
+from mlx_medlora.training.events import Accuracy, Event, Plan, Resumed, Step
 from mlx_medlora.training.run import Validation, run_training
 from mlx_medlora.training.step import Stepper
 from mlx_medlora.training.trainer import Trainer
@@ -147,12 +147,14 @@ def test_a_failure_in_validation_costs_no_update(run: Run, tmp_path: Path, error
     """After the first epoch, of which nothing was saved yet; the same bytes when it is put right."""
     failing = True
 
-    def validate(given: Validation) -> float:
+    def validate(given: Validation) -> Accuracy:
         if failing and steps_of(run.output) == ["step-000000"]:
             raise error
-        return 0.5
+        return Accuracy(0.5, None)
 
-    run_training(run.model, run.data, tmp_path / "whole", SETTINGS, validate=lambda given: 0.5)
+    run_training(
+        run.model, run.data, tmp_path / "whole", SETTINGS, validate=lambda given: Accuracy(0.5, None)
+    )
     with pytest.raises(type(error)) as caught:
         run_training(run.model, run.data, run.output, SETTINGS, validate=_later(validate))
     if isinstance(caught.value, MedloraError):
@@ -171,10 +173,10 @@ def _later(validate: Any) -> Any:
     """`validate` after training began: before it, nothing of a failure has to be kept."""
     calls = 0
 
-    def chosen(given: Validation) -> float:
+    def chosen(given: Validation) -> Accuracy:
         nonlocal calls
         calls += 1
-        return 0.5 if calls == 1 else float(validate(given))
+        return Accuracy(0.5, None) if calls == 1 else validate(given)
 
     return chosen
 

@@ -13,6 +13,7 @@ from ongoing import SETTINGS, at, contents, interrupted, settings, steps_of, wor
 from mlx_medlora.errors import InputError, MedloraError, NotANumber, OutOfMemory
 from mlx_medlora.training.events import Event, Resumed, Step
 from mlx_medlora.training.run import run_training
+from mlx_medlora.training.trainer import Trainer
 from mlx_medlora.training.workplace import newest_first, put
 
 
@@ -66,6 +67,38 @@ def test_no_number_keeps_the_last_good_adapter(tiny_medgemma: Path, data: Path, 
     calm = steep.model_copy(update={"lr": 1e-3})
     result = run_training(tiny_medgemma, data, tmp_path / "b", calm)
     assert result.record.updates == 10
+
+
+def test_no_number_in_validation_is_said_with_its_rows(
+    tiny_medgemma: Path, data: Path, tmp_path: Path
+) -> None:
+    """An epoch of one update, whose own loss was a number: nobody can go on from what it made."""
+    output, steep = tmp_path / "a", settings(lr=1e30, epochs=2, batch_size=8, accumulate=1, warmup=0.0)
+    with pytest.raises(NotANumber, match=r"the validation loss is nan at epoch 1; row: val.jsonl:") as caught:
+        run_training(tiny_medgemma, data, output, steep)
+    assert "the updates since the last checkpoint are not kept" in str(caught.value.hint)
+    assert not work_of(output).exists()
+
+
+def test_no_number_in_validation_goes_back_to_the_checkpoint_before(
+    tiny_medgemma: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_training(tiny_medgemma, data, tmp_path / "whole", SETTINGS)
+    output, plain = tmp_path / "a", Trainer.validation_loss
+
+    def spoilt(trainer: Trainer, epoch: int) -> float:
+        if epoch == 2:
+            raise NotANumber("the validation loss is nan")
+        return plain(trainer, epoch)
+
+    monkeypatch.setattr(Trainer, "validation_loss", spoilt)
+    with pytest.raises(NotANumber) as caught:
+        run_training(tiny_medgemma, data, output, SETTINGS)
+    assert str(caught.value.hint).startswith("The run is saved in")
+    assert steps_of(output) == ["step-000000", "step-000002"]
+    monkeypatch.undo()
+    run_training(tiny_medgemma, data, output, SETTINGS, resume=True)
+    assert contents(output) == contents(tmp_path / "whole")
 
 
 def load(path: Path) -> dict[str, mx.array]:

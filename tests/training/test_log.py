@@ -14,7 +14,7 @@ from mlx_medlora.training.log import MetricsFile, ProgressBar
 PLAN = Plan(rows=16, validation_rows=8, epochs=3, steps=12, trainable=12_345)
 STEP = Step(3, 1, 0.4567, 1e-4, 2.5, 30, 4, 1.25, 60.0, 3 * 2**30)
 BEFORE = Epoch(0, None, 2.0, 7.389, None, False, 1.0)
-AFTER = Epoch(1, 0.5, 0.25, 1.284, 0.875, True, 9.0)
+AFTER = Epoch(1, 0.5, 0.25, 1.284, 0.875, True, 9.0, (0.5291, 0.9776))
 
 
 def said(terminal: bool, *events: Event) -> str:
@@ -37,6 +37,7 @@ def test_metrics_are_one_object_a_line(tmp_path: Path) -> None:
     assert rows[1]["learning_rate"] == 1e-4
     assert rows[0]["train_loss"] is None
     assert rows[2]["val_accuracy"] == 0.875
+    assert rows[2]["val_accuracy_interval"] == [0.5291, 0.9776]
     times = [json.loads(line) for line in (tmp_path / "timings.jsonl").read_text().splitlines()]
     assert times[1] == {
         "event": "step",
@@ -82,7 +83,8 @@ def test_without_a_terminal_a_line_for_each_epoch() -> None:
     assert lines == [
         "12,345 trainable parameters; 16 rows, 8 for validation; 12 updates",
         "before training: validation loss 2.0000, perplexity 7.389",
-        "epoch 1: train loss 0.5000, validation loss 0.2500, perplexity 1.284, accuracy 87.5%, best so far",
+        "epoch 1: train loss 0.5000, validation loss 0.2500, perplexity 1.284, accuracy 87.5 % (52.9-97.8), "
+        "best so far",
     ]
 
 

@@ -62,6 +62,9 @@ def test_figures_are_numbers_and_what_was_not_measured_is_left_out() -> None:
     epoch = figures(EPOCH)
     assert epoch == {"epoch/train_loss": 0.6, "val/loss": 0.4, "val/perplexity": 1.49, "epoch/number": 1.0}
     assert all(isinstance(value, float) for value in (found | epoch).values())
+    measured = figures(Epoch(1, 0.6, 0.4, 1.49, 0.875, True, 3.0, (0.53, 0.98)))
+    bounds = {"val/accuracy": 0.875, "val/accuracy_low": 0.53, "val/accuracy_high": 0.98}
+    assert measured == epoch | bounds
 
 
 def test_settings_are_told_without_paths() -> None:

@@ -15,7 +15,7 @@ from ongoing import SETTINGS, at, contents, ctrl_c, interrupted, settings, steps
 
 from mlx_medlora.errors import InputError, Interrupted
 from mlx_medlora.lora.load import load_model
-from mlx_medlora.training.events import Epoch, Event, Plan, Resumed, Step
+from mlx_medlora.training.events import Accuracy, Epoch, Event, Plan, Resumed, Step
 from mlx_medlora.training.run import Validation, run_training
 
 
@@ -80,13 +80,13 @@ def test_validation_is_left_at_once_and_made_again(tiny_medgemma: Path, data: Pa
     """A validator that draws random numbers: the same ones the second time."""
     draws: list[float] = []
 
-    def validator(end_at: int) -> Callable[[Validation], float]:
-        def validate(given: Validation) -> float:
+    def validator(end_at: int) -> Callable[[Validation], Accuracy]:
+        def validate(given: Validation) -> Accuracy:
             draws.append(float(mx.random.uniform()) + random.random())
             if len(draws) == end_at:
                 ctrl_c()
                 pytest.fail("the signal did not end the validation")
-            return draws[-1]
+            return Accuracy(draws[-1], (0.25, 0.75))
 
         return validate
 

@@ -14,8 +14,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from mlx_medlora.cases.dataset import Dataset
+from mlx_medlora.cli.train import validation_accuracy
 from mlx_medlora.errors import InputError, MedloraError
-from mlx_medlora.evaluation.runner import evaluate
 from mlx_medlora.features.opening import open_features
 from mlx_medlora.features.report import FeatureUse
 from mlx_medlora.features.settings import FeatureSettings
@@ -24,7 +24,7 @@ from mlx_medlora.gemma.model import Gemma3
 from mlx_medlora.gemma.processor import Encoder
 from mlx_medlora.lora.load import load, load_model
 from mlx_medlora.training.dry_run import dry_run
-from mlx_medlora.training.events import Epoch, Event, Features, Notice, Plan, Step
+from mlx_medlora.training.events import Accuracy, Epoch, Event, Features, Notice, Plan, Step
 from mlx_medlora.training.images import look
 from mlx_medlora.training.run import Validation, run_training
 from mlx_medlora.training.settings import TrainSettings
@@ -101,9 +101,9 @@ def test_accuracy_comes_from_the_validator(tiny_medgemma: Path, data: Path, tmp_
     given: list[Validation] = []
     accuracies = iter([0.5, 0.75, 1.0])
 
-    def validate(validation: Validation) -> float:
+    def validate(validation: Validation) -> Accuracy:
         given.append(validation)
-        return next(accuracies)
+        return Accuracy(next(accuracies), (0.25, 1.0))
 
     result = run_training(tiny_medgemma, data, tmp_path / "adapter", SETTINGS, validate=validate)
     assert len(given) == 3
@@ -111,7 +111,9 @@ def test_accuracy_comes_from_the_validator(tiny_medgemma: Path, data: Path, tmp_
     assert {path.name for path in given[0].features} == {"a.png", "b.png", "c.png"}
     assert result.record.before is not None
     assert result.record.before["val_accuracy"] == 0.5
+    assert result.record.before["val_accuracy_interval"] == (0.25, 1.0)
     assert [epoch["val_accuracy"] for epoch in result.record.epochs] == [0.75, 1.0]
+    assert result.record.val_accuracy_interval == (0.25, 1.0)
 
 
 def test_without_validation_it_says_so(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
@@ -296,15 +298,12 @@ def test_a_stored_run_needs_no_tower_and_its_memory_goes(
     assert before - mx.get_active_memory() >= size
     assert not setup.model.has_tower
     assert cache.stack([path.resolve() for path in sorted((data / "images").iterdir())]).shape[0] == 3
-    record = run_training(tiny_medgemma, data, tmp_path / "second", SETTINGS, validate=accuracy).record
+    record = run_training(
+        tiny_medgemma, data, tmp_path / "second", SETTINGS, validate=validation_accuracy
+    ).record
     assert record.val_accuracy is not None
     assert weights(tmp_path / "first") == weights(tmp_path / "second")
     assert load_model(tiny_medgemma, tmp_path / "second") is not None
-
-
-def accuracy(given: Validation) -> float | None:
-    found = evaluate(given.model, given.encoder, given.dataset, given.split, features=given.features)
-    return found.scorecard.accuracy
 
 
 def test_a_trained_tower_stores_nothing(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_medlora.errors import InputError, MedloraError
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.lora.adapter import BaseModelId, save_adapter
-from mlx_medlora.training.events import Epoch, Event, Plan, Step
+from mlx_medlora.training.events import Accuracy, Epoch, Event, Plan, Step
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import FeatureCache
 from mlx_medlora.training.settings import TrainSettings
@@ -262,12 +262,15 @@ def test_an_infinite_gradient_stops_too(
 
 
 def test_epoch_0_is_the_base(adapted: Adapted, mixed: list[Example], features: FeatureCache) -> None:
-    made, watch = trainer(adapted(QUICK), mixed, features, QUICK, val=mixed, validate=lambda _: 0.25)
+    made, watch = trainer(
+        adapted(QUICK), mixed, features, QUICK, val=mixed, validate=lambda _: Accuracy(0.25, (0.1, 0.5))
+    )
     made.run()
     assert isinstance(watch.events[0], Plan)
     first = watch.events[1]
     assert isinstance(first, Epoch)
     assert (first.epoch, first.train_loss, first.val_accuracy, first.best) == (0, None, 0.25, False)
+    assert first.val_accuracy_interval == (0.1, 0.5)
     assert first.perplexity == pytest.approx(math.exp(first.val_loss or 0))
     assert [epoch.epoch for epoch in watch.epochs] == [0, 1, 2]
     assert watch.events[0].trainable == sum(array.size for array in adapter_of(made.model).values())
@@ -320,7 +323,7 @@ def test_an_overflowing_perplexity_is_none(
 def test_without_validation_the_last_is_the_best(
     adapted: Adapted, mixed: list[Example], features: FeatureCache
 ) -> None:
-    made, watch = trainer(adapted(QUICK), mixed, features, QUICK, validate=lambda _: 1.0)
+    made, watch = trainer(adapted(QUICK), mixed, features, QUICK, validate=lambda _: Accuracy(1.0, None))
     outcome = made.run()
     assert outcome.best_epoch == 2
     assert watch.saves == ["last", "best"] * 2

@@ -24,6 +24,7 @@ _EPOCH = {
     "perplexity": "val/perplexity",
     "val_accuracy": "val/accuracy",
 }
+_BOUNDS = ("val/accuracy_low", "val/accuracy_high")  # of the 95 % interval
 _PLACES = ("replay",)  # settings that say something of this machine's files
 
 
@@ -35,6 +36,7 @@ def figures(event: Step | Epoch) -> dict[str, float]:
     else:
         named = {name: getattr(event, key) for key, name in _EPOCH.items()}
         named["epoch/number"] = event.epoch
+        named.update(zip(_BOUNDS, event.val_accuracy_interval or (), strict=False))
     return {name: float(value) for name, value in named.items() if value is not None}
 
 
