@@ -1,6 +1,5 @@
 """What the embedded default model is said to be."""
 
-import json
 from pathlib import Path
 
 import mlx.core as mx
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 
 from mlx_medlora.cases.phantoms import MODALITIES, draw
-from mlx_medlora.demo import run_demo
 from mlx_medlora.gemma.generate import generate
 from mlx_medlora.gemma.processor import Encoder
 from mlx_medlora.gemma.scoring import Prompt
@@ -85,16 +83,3 @@ def test_the_encoder_gives_what_the_processor_gives(tiny_medgemma: Path) -> None
     )
     assert np.array_equal(theirs["input_ids"][0], encoder.encode(turns, [image] * 2, with_answer=False).ids)
     assert np.array_equal(theirs["pixel_values"], encoder.pixels([image] * 2))
-
-
-@pytest.mark.slow
-def test_the_demo_teaches_it_the_task(tmp_path: Path) -> None:
-    said: list[str] = []
-    result = run_demo(tmp_path / "demo", say=said.append)
-    assert result.base.accuracy is not None
-    assert result.base.accuracy < 0.75
-    assert result.tuned.accuracy is not None
-    assert result.tuned.accuracy >= 0.9
-    assert result.tuned.n == 200
-    modules = json.loads((tmp_path / "demo" / "adapter" / "adapter_config.json").read_text())
-    assert set(modules["target"]) == {"q_proj", "v_proj", "o_proj"}

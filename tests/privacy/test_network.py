@@ -71,8 +71,23 @@ def test_no_command_reaches_for_a_network(
 
 
 @pytest.mark.slow
-def test_neither_do_the_demo_and_the_ladder(blocked: dict[str, str], tmp_path: Path, command: Run) -> None:
-    for line in (("demo", "--output", "demo"), ("parity",), ("bench", "--steps", "1")):
+def test_nor_does_the_demo_which_teaches_the_task(
+    blocked: dict[str, str], tmp_path: Path, command: Run
+) -> None:
+    done = command("demo", "--output", "demo", "--json", cwd=tmp_path, env=blocked)
+    assert done.returncode == 0, done.stderr
+    assert attempts(blocked) == ""
+    found = json.loads(done.stdout)
+    assert found["base"]["accuracy"] < 0.75
+    assert found["tuned"]["accuracy"] >= 0.9
+    assert found["tuned"]["n"] == 200
+    modules = json.loads((tmp_path / "demo" / "adapter" / "adapter_config.json").read_text())
+    assert set(modules["target"]) == {"q_proj", "v_proj", "o_proj"}
+
+
+@pytest.mark.slow
+def test_neither_do_the_ladder_and_the_bench(blocked: dict[str, str], tmp_path: Path, command: Run) -> None:
+    for line in (("parity",), ("bench", "--steps", "1")):
         done = command(*line, cwd=tmp_path, env=blocked)
         assert done.returncode == 0, (line, done.stderr)
         assert attempts(blocked) == "", line
