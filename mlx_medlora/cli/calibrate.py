@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from mlx_medlora.evaluation.results import OperatingPoint
     from mlx_medlora.evaluation.results.calibration import Rule
+    from mlx_medlora.evaluation.results.measures import Interval
 
 EXAMPLES = examples(
     "mlx-medlora calibrate --model models/medgemma-4b --adapter adapters/first --data cases "
@@ -125,10 +126,17 @@ def _renderables(point: OperatingPoint) -> list[RenderableType]:
     from mlx_medlora.evaluation.tables import figure
 
     return [
-        f"Temperature {point.temperature:.3f}: ECE {point.ece_before:.3f}, after it {point.ece_after:.3f}",
+        f"Temperature {point.temperature:.3f}: ECE {_rate(point.ece_before, point.ece_before_interval)}, "
+        f"after it {_rate(point.ece_after, point.ece_after_interval)}",
         f"ERROR from a probability of {point.threshold:.4f} on ({point.rule} {point.limit:g})",
         f"Errors found: {figure(point.sensitivity)}",
         f"Valid treatments flagged: {figure(point.false_flag_rate)}",
         *(f"Note: {note}" for note in point.notes),
         NOTICE,
     ]
+
+
+def _rate(value: float, interval: Interval | None) -> str:
+    from mlx_medlora.evaluation.shown import bounds
+
+    return f"{value:.3f}" if interval is None else f"{value:.3f} ({bounds(interval, share=False)})"

@@ -15,11 +15,8 @@ def summary(record: RunRecord) -> str:
     """What was kept of a finished run, in a sentence."""
     from mlx_medlora.training.log import accuracy
 
-    kept = (
-        f"Kept epoch {record.best_epoch} (by {record.best_by})"
-        if record.best_epoch
-        else "Kept the last state"
-    )
+    by = f"by {record.best_by}" if record.best_by == "validation loss" else record.best_by
+    kept = f"Kept epoch {record.best_epoch} ({by})" if record.best_epoch else "Kept the last state"
     if record.val_loss is None:
         return f"{kept}; {record.updates} updates in {record.seconds:.0f} s."
     figures = f"validation loss {record.val_loss:.4f}"

@@ -63,6 +63,8 @@ def choose(
         false_flag_rate=there.fpr,
         ece_before=before.ece,
         ece_after=after.ece,
+        ece_before_interval=before.ece_interval,
+        ece_after_interval=after.ece_interval,
         notes=tuple(note for note in (remark, *_notes(there, rule, limit)) if note),
         mlx_medlora=__version__,
     )

@@ -89,7 +89,7 @@ def record(
         versions=versions(),
         updates=outcome.steps,
         best_epoch=outcome.best_epoch,
-        best_by="validation loss" if setup.val else "the last epoch, there being no validation split",
+        best_by=_best_by(bool(setup.val), len(trained)),
         val_loss=best and best.val_loss,
         val_accuracy=best and best.val_accuracy,
         val_accuracy_interval=best and best.val_accuracy_interval,
@@ -99,6 +99,12 @@ def record(
         seconds=round(spent.seconds(), 3),
         peak_memory=spent.peak_memory(),
     )
+
+
+def _best_by(validated: bool, epochs: int) -> str:
+    if epochs == 1:
+        return "there being no other"
+    return "validation loss" if validated else "the last epoch, there being no validation split"
 
 
 def _before(epochs: list[Epoch]) -> dict[str, Any] | None:

@@ -69,6 +69,9 @@ def test_what_is_chosen_is_what_an_evaluation_reaches(known: list[Prediction], a
     assert card.calibration is not None
     assert card.calibration_before is not None
     assert card.calibration.ece == pytest.approx(point.ece_after)
+    assert card.calibration.ece_interval == pytest.approx(point.ece_after_interval)
+    assert card.calibration_before is not None
+    assert card.calibration_before.ece_interval == pytest.approx(point.ece_before_interval)
     assert card.calibration_before.ece == pytest.approx(point.ece_before)
     assert card.measures["auroc"].value == pytest.approx(score(known).measures["auroc"].value)
     for one in decided:

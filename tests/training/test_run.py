@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from mlx_medlora.cases.dataset import Dataset
 from mlx_medlora.cli.train import validation_accuracy
 from mlx_medlora.errors import InputError, MedloraError
+from mlx_medlora.evaluation.adapters import caveat, record_of
 from mlx_medlora.features.opening import open_features
 from mlx_medlora.features.report import FeatureUse
 from mlx_medlora.features.settings import FeatureSettings
@@ -114,6 +115,15 @@ def test_accuracy_comes_from_the_validator(tiny_medgemma: Path, data: Path, tmp_
     assert result.record.before["val_accuracy_interval"] == (0.25, 1.0)
     assert [epoch["val_accuracy"] for epoch in result.record.epochs] == [0.75, 1.0]
     assert result.record.val_accuracy_interval == (0.25, 1.0)
+
+
+def test_one_epoch_was_chosen_by_nothing(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
+    once = SETTINGS.model_copy(update={"epochs": 1})
+    record = run_training(tiny_medgemma, data, tmp_path / "adapter", once).record
+    assert (record.best_epoch, record.best_by) == (1, "there being no other")
+    assert record.val_loss is not None
+    found = record_of(tmp_path / "adapter")
+    assert caveat(found, found["data"]["val"]["sha256"], "val") is None
 
 
 def test_without_validation_it_says_so(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ class OperatingPoint(StrictModel):
     false_flag_rate: Measure
     ece_before: float
     ece_after: float
+    ece_before_interval: Interval | None = None
+    ece_after_interval: Interval | None = None
     notes: tuple[str, ...] = ()
     mlx_medlora: str
 
