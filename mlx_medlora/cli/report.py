@@ -124,7 +124,7 @@ def model_card(
     from mlx_medlora.report.sources import without_cases
 
     found = read_run(run)
-    text = _card_of(adapter_of(found, adapter), str(found.scorecard.about.get("model", "unknown")))
+    text = _card_of(adapter_of(found, adapter), found)
     evidence = without_cases(found, adapter)
     for note in evidence.beside.notes:
         out.warning(note)
@@ -135,12 +135,16 @@ def model_card(
     out.result({"output": str(output)}, f"Wrote {output}")
 
 
-def _card_of(adapter: Path | None, model: str) -> str:
+def _card_of(adapter: Path | None, run: Run) -> str:
     """The card without figures: of an adapter of this toolkit or of PEFT, or of a model without one."""
+    from mlx_medlora.gemma.manifest import trained_on
     from mlx_medlora.lora.model_card import base_card, model_card
+    from mlx_medlora.lora.provenance import Provenance
 
+    model, place = str(run.scorecard.about.get("model", "unknown")), run.place("model")
+    marks = () if place is None or not place.is_dir() else trained_on(place)
     if adapter is None:
-        return base_card(model)
+        return base_card(model, Provenance(contains=(), others=marks))
     from mlx_medlora.errors import InputError
     from mlx_medlora.lora.formats import detect
 
@@ -148,7 +152,7 @@ def _card_of(adapter: Path | None, model: str) -> str:
     if kind == "PEFT":
         from mlx_medlora.lora.peft_card import peft_card
 
-        return peft_card(adapter, model)
+        return peft_card(adapter, model, marks)
     if kind != "mlx-medlora":
         message = f"is an adapter of {kind}, of which no card is written"
         hint = "`mlx-medlora import` makes one of this toolkit; evaluate that one."
@@ -156,4 +160,4 @@ def _card_of(adapter: Path | None, model: str) -> str:
     from mlx_medlora.lora.adapter import read_adapter_config
     from mlx_medlora.lora.provenance import read_provenance
 
-    return model_card(adapter, read_adapter_config(adapter), read_provenance(adapter))
+    return model_card(adapter, read_adapter_config(adapter), read_provenance(adapter).beside(marks))

@@ -107,6 +107,16 @@ model = PeftModel.from_pretrained(base, "this directory")
 
 """
 
+_MARKS = """
+## Training data
+
+Its weights were trained on: {{ sources | join("; ") }}
+{%- if warning %}
+
+**Credentialed data**: {{ warning }}
+{%- endif %}
+"""
+
 _LICENCE = """\
 ## Licence
 
@@ -174,10 +184,21 @@ def card_of(made: Made, about: Provenance, figures: dict[str, str]) -> str:
     )
 
 
-def base_card(model: str) -> str:
-    """The model card of a model without an adapter, a fused one for example: terms and notice, no figures."""
+def base_card(model: str, about: Provenance = Provenance(contains=())) -> str:
+    """The model card of a model without an adapter, a fused one for example: terms and notice, no figures.
+
+    `about` says what is known of the data that its weights were trained on.
+    """
     name = PurePath(model).name or model
-    return _rendered(_HEAD + "\n" + _LICENCE, base=name, library="mlx", heading=name)
+    marks = _MARKS if about.sources else ""
+    return _rendered(
+        f"{_HEAD}{marks}\n{_LICENCE}",
+        base=name,
+        library="mlx",
+        heading=name,
+        sources=about.sources,
+        warning=about.warning,
+    )
 
 
 def _rendered(template: str, **values: Any) -> str:

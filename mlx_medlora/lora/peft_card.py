@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mlx_medlora.gemma.tensorfiles import read_header
@@ -11,12 +12,15 @@ from mlx_medlora.lora.model_card import Made, card_of, form_of
 from mlx_medlora.lora.peft import weights_file
 from mlx_medlora.lora.peft_config import PeftConfig, read_peft_config
 from mlx_medlora.lora.provenance import RUN, TRAINING_DATA, Provenance, read_provenance
+from mlx_medlora.marks import DataSource
 
 _LONGEST = 200
 
 
-def peft_card(directory: Path, model: str) -> str:
+def peft_card(directory: Path, model: str, base: Sequence[DataSource] = ()) -> str:
     """The card of the PEFT adapter in `directory`; `model` is its base where it names none.
+
+    `base` are the marks of what the base's own weights were trained on.
 
     Raises InputError where it is none, or its settings are not known here.
     """
@@ -35,7 +39,8 @@ def peft_card(directory: Path, model: str) -> str:
         writer=_shown(f"PEFT {extra.get('peft_version', '')}".strip()),
     )
     recorded = any((directory / name).exists() for name in (RUN, TRAINING_DATA))
-    return card_of(made, read_provenance(directory) if recorded else Provenance(contains=()), {})
+    about = read_provenance(directory) if recorded else Provenance(contains=())
+    return card_of(made, about.beside(base), {})
 
 
 def _base(name: str) -> str:

@@ -137,6 +137,24 @@ def test_model_card_of_a_peft_adapter(place: list[str | Path], tmp_path: Path, c
     assert "not those that were evaluated" in call("model-card", run, "--output", card)[2]
 
 
+@pytest.mark.parametrize("answered", ["fused", "PEFT on fused"])
+def test_the_card_names_credentialed_data_within_the_model(
+    place: list[str | Path], tmp_path: Path, call: Call, answered: str
+) -> None:
+    """An adapter of theirs was fused into the model: its mark stands on every card of it."""
+    model = shutil.copytree(ROOT / "mlx_medlora" / "assets" / "tiny-medgemma", tmp_path / "fused")
+    mark = {"name": "MIMIC-CXR", "credentialed": True, "terms": "https://example.org/terms"}
+    (model / "mlx_medlora.json").write_text(json.dumps({"adapter": {"data": {"source": mark}}}))
+    arguments = ["--model", model, *place[2:], "--no-report", "--output", tmp_path / "run"]
+    if answered != "fused":
+        arguments += ["--adapter", ROOT / "adapters" / "reference-peft", "--no-forgetting"]
+    assert call("eval", *arguments)[0] == 0
+    assert call("model-card", tmp_path / "run", "--output", tmp_path / "README.md")[0] == 0
+    text = (tmp_path / "README.md").read_text()
+    assert "**Credentialed data**: this was trained on credentialed data (MIMIC-CXR, terms: " in text
+    assert text.index("## Training data") < text.index("## Evaluation")
+
+
 def test_the_adapter_is_told_by_its_weights(
     place: list[str | Path], runs: dict[str, Path], tmp_path: Path, call: Call
 ) -> None:
