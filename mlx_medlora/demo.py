@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.panel import Panel
 
+from mlx_medlora.atomic import atomic_directory
 from mlx_medlora.cases.dataset import Dataset
 from mlx_medlora.cases.prepare import prepare_phantoms
 from mlx_medlora.cases.schema import Case
@@ -21,7 +22,6 @@ from mlx_medlora.evaluation.runner import Evaluation, answer_case, evaluate, wri
 from mlx_medlora.evaluation.runs import read_run
 from mlx_medlora.evaluation.tables import accuracy, scorecard_table
 from mlx_medlora.features.settings import FeatureSettings
-from mlx_medlora.files import atomic_directory
 from mlx_medlora.gemma.convert import convert
 from mlx_medlora.gemma.hub import EMBEDDED
 from mlx_medlora.gemma.processor import Encoder

@@ -14,15 +14,9 @@ import psutil
 import pytest
 from safetensors import SafetensorError
 
+from mlx_medlora.atomic import atomic_directory, atomic_file, refuse_nonempty, refuse_unwritable
 from mlx_medlora.errors import InputError, NoSpace
-from mlx_medlora.files import (
-    atomic_directory,
-    atomic_file,
-    read_json,
-    refuse_nonempty,
-    refuse_unwritable,
-    sync_path,
-)
+from mlx_medlora.files import read_json, sync_path
 
 
 def test_a_finished_directory_appears_whole_with_the_users_mode(tmp_path: Path) -> None:
@@ -133,7 +127,7 @@ def test_a_file_is_replaced_in_one_move_or_stays(tmp_path: Path) -> None:
     target = tmp_path / "page [1].html"
     target.write_text("old")
     killed = (
-        "import os, pathlib, mlx_medlora.files as f\n"
+        "import os, pathlib, mlx_medlora.atomic as f\n"
         f"with f.atomic_file(pathlib.Path({str(target)!r})) as partial:\n"
         "    partial.write_text('half')\n"
         "    os._exit(9)"

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
+from mlx_medlora.atomic import refuse_nonempty
 from mlx_medlora.cases import phantoms
 from mlx_medlora.cases.card import INSTRUCTION, Label
 from mlx_medlora.cases.concerns import Placed, concerns, shared_images
@@ -22,7 +23,6 @@ from mlx_medlora.cases.table import SourceCase, read_table
 from mlx_medlora.cases.vignettes import vignette
 from mlx_medlora.cases.writing import IMAGES, write_dataset
 from mlx_medlora.errors import InputError
-from mlx_medlora.files import refuse_nonempty
 
 Cell = tuple[str, bool, Label]  # modality, whether the image has a finding, label
 Drawing = Callable[[], Image.Image]

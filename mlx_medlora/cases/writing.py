@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from mlx_medlora.atomic import atomic_directory
 from mlx_medlora.cases.dataset import SPLITS
 from mlx_medlora.cases.schema import Case
 from mlx_medlora.cases.source import MARK, STATISTICS, DataSource
 from mlx_medlora.cases.statistics import Counts, Statistics, statistics
-from mlx_medlora.files import atomic_directory, write_json, write_jsonl
+from mlx_medlora.files import write_json, write_jsonl
 
 IMAGES = "images"
 

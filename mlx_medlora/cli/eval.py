@@ -130,6 +130,7 @@ def evaluate(
     dependence.json, --suite adds suite.json and heatmaps/. Research tool, not a medical device.
     """
     out.use_json(json)
+    from mlx_medlora.atomic import refuse_unwritable
     from mlx_medlora.cli.answering import opened, session, warn_of_seen_cases
     from mlx_medlora.cli.deciding import decided_by, point_of, redecided
     from mlx_medlora.cli.evaluated import about_run, renderables, write_report
@@ -138,7 +139,6 @@ def evaluate(
     from mlx_medlora.evaluation.gate import CARD, judge, read_gates, require, target_of
     from mlx_medlora.evaluation.metrics import FIELDS, check_fields, score
     from mlx_medlora.evaluation.runner import Evaluation, write_evaluation
-    from mlx_medlora.files import refuse_unwritable
 
     kept = feature_settings(features, features_limit, no_features)
     refuse_unwritable(output)

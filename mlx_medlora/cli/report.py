@@ -117,9 +117,10 @@ def model_card(
     use, not a medical device.
     """
     out.use_json(json)
+    from mlx_medlora.atomic import atomic_file
     from mlx_medlora.evaluation.adapters import adapter_of
     from mlx_medlora.evaluation.runs import read_run
-    from mlx_medlora.files import atomic_file, plain_os_errors
+    from mlx_medlora.files import plain_os_errors
     from mlx_medlora.report.model_card import with_evidence
     from mlx_medlora.report.sources import without_cases
 

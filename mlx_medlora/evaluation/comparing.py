@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mlx_medlora.atomic import atomic_file
 from mlx_medlora.errors import InputError
 from mlx_medlora.evaluation import bootstrap
 from mlx_medlora.evaluation.cautions import cautions
@@ -15,7 +16,7 @@ from mlx_medlora.evaluation.paired import newcombe, paired_difference
 from mlx_medlora.evaluation.results import NOTICE, Comparison, Paired, RunSummary
 from mlx_medlora.evaluation.runs import Run
 from mlx_medlora.evaluation.tally import Tally
-from mlx_medlora.files import atomic_file, write_json
+from mlx_medlora.files import write_json
 
 SWAPS = 9_999
 COMPARISON = "comparison.json"

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from mlx_medlora.atomic import atomic_file
 from mlx_medlora.cases.card import Label
 from mlx_medlora.errors import InputError
 from mlx_medlora.evaluation.adapters import digest
 from mlx_medlora.evaluation.results import AppliedPoint, OperatingPoint, Prediction
 from mlx_medlora.evaluation.runs import POINT
 from mlx_medlora.evaluation.temperature import tempered
-from mlx_medlora.files import atomic_file, read_json, write_json
+from mlx_medlora.files import read_json, write_json
 from mlx_medlora.gemma.tensorfiles import refused_pickle
 from mlx_medlora.lora.formats import detect
 from mlx_medlora.settings import StrictModel, validate

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import mlx.core as mx
 
+from mlx_medlora.atomic import atomic_directory
 from mlx_medlora.cases.dataset import Dataset
 from mlx_medlora.cases.schema import Case
 from mlx_medlora.errors import InputError
@@ -22,7 +23,7 @@ from mlx_medlora.evaluation.readers import EVEN, Reader, Scorer, Verdict, Writer
 from mlx_medlora.evaluation.results import Prediction, Scorecard
 from mlx_medlora.evaluation.results.predictions import Method
 from mlx_medlora.evaluation.runs import HEATMAPS, PREDICTIONS, SCORECARD
-from mlx_medlora.files import atomic_directory, write_json, write_jsonl
+from mlx_medlora.files import write_json, write_jsonl
 from mlx_medlora.gemma.model import Base
 from mlx_medlora.gemma.processor import Encoder
 from mlx_medlora.gemma.sharing import Batch

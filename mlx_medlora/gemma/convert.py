@@ -12,8 +12,9 @@ from typing import Any, Literal
 import mlx.core as mx
 from pydantic import Field
 
+from mlx_medlora.atomic import atomic_directory, refuse_nonempty
 from mlx_medlora.errors import InputError, NoSpace
-from mlx_medlora.files import atomic_directory, refuse_nonempty, write_json
+from mlx_medlora.files import write_json
 from mlx_medlora.gemma.checkpoint import Checkpoint, open_checkpoint
 from mlx_medlora.gemma.config import ModelConfig, Quantization, published_config, read_config
 from mlx_medlora.gemma.fingerprint import fingerprint, source_fingerprint

@@ -77,7 +77,7 @@ def save_adapter(directory: Path, model: Base, settings: LoraSettings, base: Bas
     """Write the adapter that `model` carries, attached with `settings`, into `directory`.
 
     The directory must exist. The same values give the same bytes. For a directory that is complete or
-    absent, call it inside `files.atomic_directory`.
+    absent, call it inside `atomic.atomic_directory`.
     """
     trained: dict[str, mx.array] = dict(tree_flatten(model.trainable_parameters()))
     tensors = {name: np.array(array.astype(mx.float32)) for name, array in trained.items()}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlx_medlora.atomic import atomic_directory, refuse_nonempty
 from mlx_medlora.errors import InputError
-from mlx_medlora.files import atomic_directory, refuse_nonempty
 from mlx_medlora.gemma.config import read_config
 from mlx_medlora.gemma.fingerprint import fingerprint, source_fingerprint
 from mlx_medlora.gemma.hub import resolve

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from mlx_medlora.atomic import atomic_directory, refuse_nonempty
 from mlx_medlora.errors import InputError
-from mlx_medlora.files import atomic_directory, refuse_nonempty
 from mlx_medlora.gemma.checkpoint import open_checkpoint
 from mlx_medlora.gemma.config import read_config
 from mlx_medlora.gemma.convert import ConvertSettings, Progress, settings_for, write_model

@@ -12,7 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mlx_medlora import __version__
-from mlx_medlora.files import atomic_file, plain_os_errors
+from mlx_medlora.atomic import atomic_file
+from mlx_medlora.files import plain_os_errors
 from mlx_medlora.report import figures, heatmaps, provenance, view, words
 from mlx_medlora.report.rows import NEAR, OUTCOMES, ROOM, case_data, is_near
 from mlx_medlora.report.sources import Evidence, Options

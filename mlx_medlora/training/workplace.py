@@ -12,16 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mlx_medlora.atomic import refuse_nonempty
 from mlx_medlora.errors import Changed, InputError, Interrupted, MedloraError
-from mlx_medlora.files import (
-    disk_is_full,
-    keep_private,
-    plain_os_errors,
-    refuse_nonempty,
-    sync_path,
-    sync_tree,
-    why_full,
-)
+from mlx_medlora.files import disk_is_full, keep_private, plain_os_errors, sync_path, sync_tree, why_full
 from mlx_medlora.training.log import TIMINGS
 
 CHECKPOINTS = "checkpoints"

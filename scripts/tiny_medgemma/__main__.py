@@ -18,7 +18,8 @@ import vocabulary
 from lessons import corpus
 from mlx.utils import tree_flatten
 
-from mlx_medlora.files import atomic_directory, write_json
+from mlx_medlora.atomic import atomic_directory
+from mlx_medlora.files import write_json
 from mlx_medlora.gemma.config import ModelConfig, TextConfig, VisionConfig, published_config
 from mlx_medlora.gemma.model import Gemma3
 from mlx_medlora.gemma.processor import Encoder, load_processor

@@ -139,7 +139,7 @@ def test_it_is_complete_or_as_it_was(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mlx_medlora.files.sync_path", full)
+    monkeypatch.setattr("mlx_medlora.atomic.sync_path", full)
     names = sorted(file.name for file in adapter.iterdir())
     with pytest.raises(Exception, match="no space left"):
         write_point(adapter, chosen(known, adapter, limit=0.5), replace=True)

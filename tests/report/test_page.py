@@ -114,7 +114,7 @@ def test_a_page_that_cannot_be_written_leaves_the_one_before(
     def fail(*_: object) -> None:
         raise OSError(13, "Permission denied")
 
-    monkeypatch.setattr("mlx_medlora.files.os.replace", fail)
+    monkeypatch.setattr("mlx_medlora.atomic.os.replace", fail)
     with pytest.raises(InputError, match="cannot write"):
         write_page(page, found)
     assert page.read_text() == "before"
