@@ -1,6 +1,6 @@
 # Each target makes .venv itself if it is missing. PYTHON chooses the interpreter (3.10 or later).
 PYTHON ?= python3
-# Tests at a time. Each may take 4 GB, and starts processes of its own.
+# Tests at a time, with one thread each for matrix products: more of them only wait for one another.
 WORKERS ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -27,7 +27,7 @@ demo: .venv/base
 	$(BIN)/mlx-medlora demo --output demo
 
 test: .venv/dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: .venv/dev
 	$(BIN)/ruff check .

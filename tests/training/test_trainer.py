@@ -52,7 +52,7 @@ def trainer(
     features: FeatureCache,
     chosen: TrainSettings,
     val: list[Example] | None = None,
-    validate: Callable[[Base], float | None] | None = None,
+    validate: Callable[[Base], Accuracy | None] | None = None,
 ) -> tuple[Trainer, Watch]:
     watch = Watch()
     made = Trainer(
@@ -129,9 +129,9 @@ def test_same_seed_same_bytes(
     def trained(directory: Path, disturbance: int) -> bytes:
         model = adapted(chosen)
 
-        def validate(_: Base) -> float:
+        def validate(_: Base) -> Accuracy:
             mx.random.seed(disturbance)
-            return float(mx.random.uniform())  # draws random numbers, as a sampler would
+            return Accuracy(float(mx.random.uniform()), None)  # draws random numbers, as a sampler would
 
         trainer(model, mixed, features, chosen, mixed, validate)[0].run()
         directory.mkdir()
