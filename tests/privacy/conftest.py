@@ -1,4 +1,4 @@
-"""A small table of cases, and commands in processes of their own."""
+"""A small table of cases, a marked dataset, and commands in processes of their own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from marked import NAME, TERMS, TINY, do
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +34,17 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer = csv.DictWriter(stream, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+    return root
+
+
+@pytest.fixture(scope="session")
+def credentialed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A marked dataset `data`, and an `adapter` trained on it."""
+    root = tmp_path_factory.mktemp("credentialed")
+    table = ("prepare", source / "cases.csv", "--images", source / "scans", "--output", root / "data")
+    do(*table, "--credentialed", NAME, "--terms", TERMS)
+    steps = ("--epochs", 1, "--rank", 2, "--no-features")
+    do("train", *TINY, "--data", root / "data", "--output", root / "adapter", *steps)
     return root
 
 
