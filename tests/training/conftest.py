@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from mlx_medlora.gemma.config import ModelConfig
-from mlx_medlora.gemma.model import Base, build
+from mlx_medlora.gemma.model import Base, Gemma3, build
+from mlx_medlora.gemma.text import TextStack
 from mlx_medlora.lora.layers import attach
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import FeatureCache
@@ -99,3 +100,32 @@ def data(tmp_path: Path) -> Path:
         rows = [row(index + 10 * (split == "val"), image) for index, image in enumerate(images)]
         (root / f"{split}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
     return root
+
+
+@pytest.fixture
+def below(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each pass of a row through the frozen layers alone."""
+    passes: list[int] = []
+    real = TextStack.below
+
+    def count(self: TextStack, *given: Any) -> mx.array:
+        if given[0].shape[1] > 1:  # of one token: asked for its dtype, and never computed
+            passes.append(1)
+        return real(self, *given)
+
+    monkeypatch.setattr(TextStack, "below", count)
+    return passes
+
+
+@pytest.fixture
+def tower(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each pass of the vision tower."""
+    passes: list[int] = []
+    real = Gemma3.image_features
+
+    def count(self: Gemma3, pixels: mx.array) -> mx.array:
+        passes.append(1)
+        return real(self, pixels)
+
+    monkeypatch.setattr(Gemma3, "image_features", count)
+    return passes
