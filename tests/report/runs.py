@@ -13,7 +13,7 @@ from PIL import Image
 from mlx_medlora.cases.dataset import Dataset
 from mlx_medlora.evaluation.gate import Gate, card_gates, judge
 from mlx_medlora.evaluation.metrics import score
-from mlx_medlora.evaluation.results import Prediction
+from mlx_medlora.evaluation.results import AppliedPoint, Prediction
 from mlx_medlora.evaluation.runner import Evaluation, write_evaluation
 
 MODALITIES = ("xray", "mri", "ultrasound", "histopathology")
@@ -24,6 +24,17 @@ HOSTILE = (
     "https://example.com/track.png <!-- ]]>"
 )
 LONG = "w" * 50_000
+# A threshold that was chosen on the very cases it is used for.
+POINT = AppliedPoint(
+    temperature=1.5,
+    threshold=0.4321,
+    rule="max-false-flag",
+    limit=0.05,
+    split="test",
+    split_sha256="a",
+    n=60,
+    same_cases=True,
+)
 
 
 def row(number: int, label: str = "ERROR", **more: Any) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
-from runs import HOSTILE, row, usual, write_dataset, write_run
+from runs import HOSTILE, POINT, row, usual, write_dataset, write_run
 
 from mlx_medlora.evaluation.gate import Gate
-from mlx_medlora.evaluation.results import AppliedPoint, Measure
+from mlx_medlora.evaluation.results import Measure
 from mlx_medlora.evaluation.runs import read_run
 from mlx_medlora.lora.model_card import base_card
 from mlx_medlora.report.model_card import with_evidence
@@ -22,16 +22,6 @@ from mlx_medlora.report.view import alerts
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "Zsecret"
 ODD = "a|b<b>"
-POINT = AppliedPoint(
-    temperature=1.5,
-    threshold=0.4321,
-    rule="max-false-flag",
-    limit=0.05,
-    split="test",
-    split_sha256="a",
-    n=60,
-    same_cases=True,
-)
 
 
 def secret_row(number: int) -> dict[str, Any]:

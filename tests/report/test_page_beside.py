@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from pages import evidence, rows, seen
-from runs import row, usual, write_dataset, write_run
+from runs import POINT, row, usual, write_dataset, write_run
 
 from mlx_medlora.errors import InputError
 from mlx_medlora.evaluation.comparing import compare, write_comparison
-from mlx_medlora.evaluation.results import AppliedPoint, Measure
+from mlx_medlora.evaluation.results import Measure
 from mlx_medlora.evaluation.runs import read_run
 from mlx_medlora.report.page import render
 from mlx_medlora.report.sources import Options, gather
@@ -82,18 +82,8 @@ def test_what_a_reader_must_know_stands_first(tmp_path: Path) -> None:
     drift = {"name": "kl", "value": 0.123, "n": 40, "meaning": "how far it moves", "interval": [0.1, 0.2]}
     drifts = {"n": 40, "kl": drift, "loss_change": drift | {"name": "loss_change"}, "threshold": 0.5}
     (run / "forgetting.json").write_text(json.dumps(drifts | {"more": "is let through"}))
-    point = AppliedPoint(
-        temperature=1.0,
-        threshold=0.5,
-        rule="max-false-flag",
-        limit=0.05,
-        split="test",
-        split_sha256="a",
-        n=60,
-        same_cases=True,
-    )
     found = evidence(run)
-    found = replace(found, scorecard=found.scorecard.model_copy(update={"operating_point": point}))
+    found = replace(found, scorecard=found.scorecard.model_copy(update={"operating_point": POINT}))
     text = seen(render(found))
     verdict = text.index("Verdict")
     for wanted in (
@@ -154,10 +144,8 @@ def test_answers_to_other_cases_are_not_put_beside_these(tmp_path: Path) -> None
 
 def test_warnings_of_the_operating_point_are_sentences(tmp_path: Path) -> None:
     found = evidence(usual(tmp_path))
-    point = AppliedPoint(
-        temperature=1.0, threshold=0.5, rule="max-false-flag", limit=0.05, split="test", split_sha256="a",
-        n=60, same_cases=True, warnings=("the threshold was chosen on these very cases",),
-    )  # fmt: skip
+    warning = "the threshold was chosen on these very cases"
+    point = POINT.model_copy(update={"warnings": (warning,)})
     found = replace(found, scorecard=found.scorecard.model_copy(update={"operating_point": point}))
     assert "The threshold was chosen on these very cases." in seen(render(found))
 
