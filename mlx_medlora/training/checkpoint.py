@@ -151,6 +151,14 @@ def parse(files: Files) -> Checkpoint:
     return Checkpoint(state, Times.model_validate_json(files[TIMES]), rest)
 
 
+def is_validated(directory: Path) -> bool:
+    """Whether a checkpoint stands at the end of an epoch, its validation done; False where it is damaged."""
+    try:
+        return _state(directory).place.updates == 0
+    except InputError:
+        return False
+
+
 def _state(directory: Path) -> State:
     path = directory / STATE
     try:

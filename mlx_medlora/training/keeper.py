@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from itertools import takewhile
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -28,7 +29,7 @@ from mlx_medlora.training.schedule import Course, warmup_steps
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.stop import Stop
 from mlx_medlora.training.trainer import Trainer
-from mlx_medlora.training.workplace import Workplace, newest_first
+from mlx_medlora.training.workplace import Workplace, newest_first, set_aside
 
 _BEST_WEIGHTS = f"{BEST}/{WEIGHTS}"  # in a checkpoint whose own adapter is not the best
 
@@ -59,6 +60,7 @@ class CheckpointKeeper:
         self.metrics = None if work is None else MetricsFile(work.path)
         self.started, self.written = started, perf_counter()
         self.seconds_before, self.peak_before = 0.0, 0
+        self.validated: str | None = None  # the newest checkpoint at the end of an epoch
 
     @property
     def listeners(self) -> list[Listener]:
@@ -89,8 +91,8 @@ class CheckpointKeeper:
         """Within, a signal ends the run at once, with the state as it was: it is validated again later.
 
         With several ranks, which wait for one another, validation is finished first. A failure is kept like
-        that too: the epoch's updates are done, and what is missing or too large may be put right. Not where
-        the loss is no number: these updates have spoilt the adapter, and the run goes back to before them.
+        that too: the epoch's updates are done, and what is missing or too large may be put right. Where the
+        loss is no number the epoch has spoilt the adapter: the run goes back to the end of the one before.
         """
         states = checkpoint.random_states()
         try:
@@ -101,11 +103,21 @@ class CheckpointKeeper:
                 raise
             checkpoint.restore_random(states)
             self._end(trainer)
-        except Exception as error:
-            if trainer.place.epoch and not isinstance(error, NotANumber):
+        except NotANumber:
+            self._set_epoch_aside()
+            raise
+        except Exception:
+            if trainer.place.epoch:
                 checkpoint.restore_random(states)
                 self.write(trainer)
             raise
+
+    def _set_epoch_aside(self) -> None:
+        """Nothing goes on any more from what was saved since the last validated epoch."""
+        found = [] if self.work is None else newest_first(self.work.checkpoints)
+        if any(path.name == self.validated for path in found):
+            for path in takewhile(lambda path: path.name != self.validated, found):
+                set_aside(path, "spoilt")
 
     def _end(self, trainer: Trainer) -> None:
         self.write(trainer)
@@ -126,7 +138,7 @@ class CheckpointKeeper:
         return max(self.peak_before, mx.get_peak_memory())
 
     def write(self, trainer: Trainer) -> None:
-        """Write a checkpoint; older ones are removed once it has been read back."""
+        """Write a checkpoint; once it has been read back, older ones go."""
         if self.work is None or self.metrics is None:
             return
         metrics, timings = self.metrics.sizes()
@@ -149,9 +161,20 @@ class CheckpointKeeper:
         )
         target = self.work.checkpoints / f"step-{outcome.steps:06}"
         checkpoint.write_checkpoint(target, lambda partial: self._fill(partial, trainer), state, times)
-        for old in newest_first(self.work.checkpoints)[self.settings.keep :]:
-            shutil.rmtree(old)
+        if trainer.place.updates == 0:
+            self.validated = target.name
+        self._remove_old(newest_first(self.work.checkpoints))
         self.written = perf_counter()
+
+    def _remove_old(self, found: Sequence[Path]) -> None:
+        """Leave the newest, and as the last of several the newest that was validated."""
+        names, keep = [path.name for path in found], self.settings.keep
+        kept = names[:keep]
+        if keep > 1 and self.validated in names[keep:]:
+            kept[-1] = self.validated
+        for path in found:
+            if path.name not in kept:
+                shutil.rmtree(path)
 
     def _fill(self, directory: Path, trainer: Trainer) -> None:
         save_adapter(directory, trainer.model, self.settings, self.base)
@@ -187,6 +210,8 @@ class CheckpointKeeper:
         known = state.course if keeps_schedule(changes) else None
         trainer.stepper.course = _continued(known, state.step, end, self.settings.warmup)
         self.seconds_before, self.peak_before = times.seconds, times.peak_memory
+        kept = [] if self.work is None else newest_first(self.work.checkpoints)
+        self.validated = next((path.name for path in kept if checkpoint.is_validated(path)), None)
         if self.work is not None and self.metrics is not None:
             self.metrics.cut((state.metrics_bytes, times.timings_bytes))
             self._restore_best(self.work.path, found)

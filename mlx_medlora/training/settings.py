@@ -83,7 +83,11 @@ class TrainSettings(LoraSettings):
     checkpoint_every: float = Field(
         5.0, ge=0, description="Minutes between checkpoints; each epoch ends with one too."
     )
-    keep: int = Field(2, gt=0, description="Checkpoints kept while a run is under way.")
+    keep: int = Field(
+        3,
+        gt=0,
+        description="Checkpoints kept while a run is under way, the last validated one among them.",
+    )
 
     @field_validator("grad_checkpoint", mode="before")
     @classmethod

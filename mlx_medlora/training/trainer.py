@@ -30,7 +30,7 @@ from mlx_medlora.training.step import Stepper, Update, refuse_broken
 
 Kind = Literal["best", "last"]
 Save = Callable[[Kind], None]
-_KEPT = "the updates since the last checkpoint are not kept"
+_KEPT = "this epoch's updates are not kept"
 _AT_START = "nothing was trained yet"
 Validate = Callable[[Base], Accuracy | None]
 
@@ -233,18 +233,20 @@ class Trainer:
         """Mean loss over the validation split's supervised tokens, without dropout."""
         self.model.eval()
         nll, tokens = 0.0, 0
+        broken: list[Example] = []
         for indices in self.val_buckets.in_order():
-            for batch in self.feed.batches([[self.val[index] for index in indices]], self.val_buckets):
-                own_loss = answer_loss(self.model, batch.arrays, first=self.stepper.first)
-                nll, tokens = nll + float(own_loss), tokens + batch.supervised
-                try:
-                    refuse_broken(
-                        "validation loss", nll, f"epoch {epoch}", kept=_KEPT if epoch else _AT_START
-                    )
-                except NotANumber as error:
-                    self._name_rows(error, [self.val[index] for index in indices])
-                    raise
-        nll, tokens = self.ranks.total(nll, tokens)
+            rows = [self.val[index] for index in indices]
+            for batch in self.feed.batches([rows], self.val_buckets):
+                own_loss = float(answer_loss(self.model, batch.arrays, first=self.stepper.first))
+                nll, tokens = nll + own_loss, tokens + batch.supervised
+                broken = broken or ([] if math.isfinite(own_loss) else rows)
+        nll, tokens = self.ranks.total(nll, tokens)  # what is no number on one rank is none on all
+        try:
+            refuse_broken("validation loss", nll, f"epoch {epoch}", kept=_KEPT if epoch else _AT_START)
+        except NotANumber as error:
+            if broken:
+                self._name_rows(error, broken)
+            raise
         return nll / tokens
 
     def _out_of_patience(self) -> bool:

@@ -165,13 +165,13 @@ def newest_first(checkpoints: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(_step(path)), reverse=True)  # names stop sorting at a million
 
 
-def set_aside(checkpoint: Path) -> Path:
-    """Give a damaged checkpoint another name, under which nothing uses or removes it; that name."""
-    target = checkpoint.with_name(f"{checkpoint.name}.damaged")
+def set_aside(checkpoint: Path, why: str = "damaged") -> Path:
+    """Give a checkpoint another name, under which nothing uses it, or removes it before the run ends."""
+    target = checkpoint.with_name(f"{checkpoint.name}.{why}")
     number = 1
     while target.exists():
         number += 1
-        target = checkpoint.with_name(f"{checkpoint.name}.damaged-{number}")
+        target = checkpoint.with_name(f"{checkpoint.name}.{why}-{number}")
     os.replace(checkpoint, target)
     return target
 

@@ -76,14 +76,17 @@ def test_no_number_in_validation_is_said_with_its_rows(
     output, steep = tmp_path / "a", settings(lr=1e30, epochs=2, batch_size=8, accumulate=1, warmup=0.0)
     with pytest.raises(NotANumber, match=r"the validation loss is nan at epoch 1; row: val.jsonl:") as caught:
         run_training(tiny_medgemma, data, output, steep)
-    assert "the updates since the last checkpoint are not kept" in str(caught.value.hint)
+    assert "this epoch's updates are not kept" in str(caught.value.hint)
     assert not work_of(output).exists()
 
 
-def test_no_number_in_validation_goes_back_to_the_checkpoint_before(
-    tiny_medgemma: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("keep", [2, 3])
+def test_no_number_in_validation_goes_back_to_the_epoch_before(
+    tiny_medgemma: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int
 ) -> None:
-    run_training(tiny_medgemma, data, tmp_path / "whole", SETTINGS)
+    """Also where a checkpoint was written after each update: none of that epoch is gone on from."""
+    each = settings(checkpoint_every=0, keep=keep)
+    run_training(tiny_medgemma, data, tmp_path / "whole", each)
     output, plain = tmp_path / "a", Trainer.validation_loss
 
     def spoilt(trainer: Trainer, epoch: int) -> float:
@@ -92,12 +95,15 @@ def test_no_number_in_validation_goes_back_to_the_checkpoint_before(
         return plain(trainer, epoch)
 
     monkeypatch.setattr(Trainer, "validation_loss", spoilt)
-    with pytest.raises(NotANumber) as caught:
-        run_training(tiny_medgemma, data, output, SETTINGS)
-    assert str(caught.value.hint).startswith("The run is saved in")
-    assert steps_of(output) == ["step-000000", "step-000002"]
+    for resume in (False, True):
+        with pytest.raises(NotANumber) as caught:
+            run_training(tiny_medgemma, data, output, each, resume=resume)
+        assert str(caught.value.hint).startswith("The run is saved in")
+        [found] = [name for name in steps_of(output) if name[5:].isdecimal()]
+        assert found == "step-000002"
+    assert "step-000004.spoilt-2" in steps_of(output), "what was set aside is kept"
     monkeypatch.undo()
-    run_training(tiny_medgemma, data, output, SETTINGS, resume=True)
+    run_training(tiny_medgemma, data, output, each, resume=True)
     assert contents(output) == contents(tmp_path / "whole")
 
 

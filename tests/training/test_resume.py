@@ -166,9 +166,11 @@ def test_a_name_that_is_taken_meanwhile_costs_no_update(
 
 
 def test_keep_and_a_checkpoint_each_epoch(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
-    for keep, kept in ((1, ["step-000005"]), (3, ["step-000003", "step-000004", "step-000005"])):
+    """Two updates an epoch: 2 is validated, and goes with 4, which is too."""
+    three = [f"step-{step:06}" for step in (3, 4, 5)]
+    for keep, end, kept in ((1, 5, three[2:]), (2, 3, ["step-000002", "step-000003"]), (3, 5, three)):
         output = tmp_path / str(keep)
-        stop = at(Step, 5, ctrl_c)
+        stop = at(Step, end, ctrl_c)
         with pytest.raises(Interrupted):
             often = settings(checkpoint_every=0, keep=keep)
             run_training(tiny_medgemma, data, output, often, listeners=[stop])
@@ -200,7 +202,7 @@ def test_all_damaged(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
         state.write_text("{")
     with pytest.raises(InputError, match=r"no checkpoint can be read: .*step-000005/state.json: damaged"):
         run_training(tiny_medgemma, data, tmp_path / "a", SETTINGS, resume=True)
-    assert steps_of(tmp_path / "a") == ["step-000004", "step-000005"]
+    assert steps_of(tmp_path / "a") == ["step-000003", "step-000004", "step-000005"]
 
 
 def test_changes_are_named_and_refused(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
@@ -237,7 +239,11 @@ def test_changes_are_named_and_refused(tiny_medgemma: Path, data: Path, tmp_path
     mx.save_safetensors(file, {**tensors, name: tensors[name] * 2}, metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"model \(fingerprint \w{12} then, \w{12} now\)"):
         resume({}, model=tmp_path / "other")
-    assert steps_of(output) == ["step-000004", "step-000005"]  # nothing of this has harmed the run
+    assert steps_of(output) == [
+        "step-000003",
+        "step-000004",
+        "step-000005",
+    ]  # nothing of this has harmed the run
     resume({"lr": 2e-3, "epochs": 4, "keep": 7}, "lr,epochs")
     run = json.loads((output / "run.json").read_text())
     assert (run["updates"], run["settings"]["lr"], run["settings"]["keep"]) == (8, 2e-3, 7)

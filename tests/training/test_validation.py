@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 
+import mlx.core as mx
 import pytest
 from trainers import QUICK, Adapted, adapter_of, settings, trainer
 
-from mlx_medlora.errors import InputError
+from mlx_medlora.errors import InputError, NotANumber
 from mlx_medlora.training.events import Accuracy, Epoch, Plan
 from mlx_medlora.training.examples import Example
 from mlx_medlora.training.features import FeatureCache
+from mlx_medlora.training.ranks import Ranks
 from mlx_medlora.training.trainer import Trainer
 
 
@@ -101,3 +103,22 @@ def test_patience_without_validation_is_refused(
 ) -> None:
     with pytest.raises(InputError, match="patience needs a validation split"):
         trainer(adapted(QUICK), mixed, features, settings(patience=1))
+
+
+def test_no_number_on_another_rank_is_none_on_this_one(
+    adapted: Adapted, mixed: list[Example], features: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that no rank saves what another one found spoilt; the rows are named where they are."""
+    monkeypatch.setattr(Ranks, "total", lambda self, value, count: (math.nan, count))
+    made, _ = trainer(adapted(QUICK), mixed, features, QUICK, val=mixed)
+    with pytest.raises(NotANumber, match=r"^the validation loss is nan at epoch 0$"):
+        made.run()
+
+
+def test_the_rows_without_a_number_are_named(
+    adapted: Adapted, mixed: list[Example], features: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _ = trainer(adapted(QUICK), mixed, features, QUICK, val=mixed)
+    monkeypatch.setattr("mlx_medlora.training.trainer.answer_loss", lambda *_, **__: mx.array(math.inf))
+    with pytest.raises(NotANumber, match=r"^the validation loss is inf at epoch 0; among the rows "):
+        made.run()

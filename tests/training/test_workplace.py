@@ -28,7 +28,7 @@ def test_another_runs_checkpoints_stay_beside_a_finished_adapter_of_that_name(
     with pytest.raises(InputError, match=r"is complete, and .*\.a\.run holds another one") as caught:
         run_training(tiny_medgemma, data, output, SETTINGS, resume=True)
     assert f"move {output} away" in str(caught.value.hint)
-    assert steps_of(output) == ["step-000004", "step-000005"]
+    assert steps_of(output) == ["step-000003", "step-000004", "step-000005"]
     shutil.rmtree(output)
     run_training(tiny_medgemma, data, output, SETTINGS, resume=True)
     assert contents(output) == contents(tmp_path / "whole")
@@ -96,7 +96,7 @@ def test_a_read_that_fails_says_nothing_of_the_checkpoint(
         assert isinstance(caught.value, MedloraError)
         assert f"step-000005/{name}: cannot be read: Stale file handle" in str(caught.value)
         assert caught.value.exit_code == 1
-    assert steps_of(output) == ["step-000004", "step-000005"]
+    assert steps_of(output) == ["step-000003", "step-000004", "step-000005"]
     told: list[Event] = []
     run_training(tiny_medgemma, data, output, SETTINGS, resume=True, listeners=[told.append])
     assert next(event for event in told if isinstance(event, Resumed)) == Resumed(5, 6)
