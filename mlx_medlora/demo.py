@@ -15,7 +15,7 @@ from mlx_medlora.cases.dataset import Dataset
 from mlx_medlora.cases.prepare import prepare_phantoms
 from mlx_medlora.cases.schema import Case
 from mlx_medlora.errors import Interrupted, NoSpace
-from mlx_medlora.evaluation.adapters import DIGEST, digest
+from mlx_medlora.evaluation.adapters import DIGEST, MARKS, digest
 from mlx_medlora.evaluation.comparing import compare
 from mlx_medlora.evaluation.results import Scorecard
 from mlx_medlora.evaluation.runner import Evaluation, answer_case, evaluate, write_evaluation
@@ -132,6 +132,7 @@ def _scored(model: Path, adapter: Path | None, dataset: Dataset, output: Path, f
     network, processor = load(str(model), adapter)
     found = evaluate(network, Encoder(processor, network.config), dataset, "test", batch_size=20)
     about: dict[str, Any] = {"model": EMBEDDED, "adapter": adapter and str(final / adapter.name)}
+    about[MARKS] = []
     about[DIGEST] = None if adapter is None else digest(adapter)
     about |= {"data": str(final / dataset.root.name), "split": "test"}
     about["split_sha256"] = dataset.fingerprint("test")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -32,7 +31,7 @@ from mlx_medlora.cli import (
 )
 from mlx_medlora.cli.options import examples
 from mlx_medlora.cli.output import out
-from mlx_medlora.cli.signals import Signals
+from mlx_medlora.cli.signals import Signals, end_without_a_word
 
 app = typer.Typer(
     name="mlx-medlora",
@@ -95,8 +94,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """The console script's entry."""
-    status = run()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while Python closes, Ctrl-C ends it without a traceback
+    try:
+        status = run()
+        end_without_a_word()
+    except KeyboardInterrupt:  # before the command began, or after it had said all
+        status = errors.INTERRUPTED
     sys.exit(status)
 
 

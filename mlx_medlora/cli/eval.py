@@ -153,6 +153,7 @@ def evaluate(
     fingerprint = dataset.fingerprint(split)
     warn_of_seen_cases(adapter, model, dataset, split)
     verify_model(model, verify)
+    about = about_run(model, adapter, data, split, method, fingerprint)
     with session(model, adapter, dataset, split, kept) as asked:
         found = asked.answer(
             dataset, split, f"answering {split}", method=method, batch_size=batch_size, max_tokens=max_tokens
@@ -165,7 +166,6 @@ def evaluate(
         checkup.ask(asked.network, asked.encoder)
     card = score(predictions, by=by or [], point=applied, target=target_of(demands), margin=margin)
     report = judge(demands, card, CARD if gates is None else str(gates))
-    about = about_run(model, adapter, data, split, method, fingerprint)
     judged = card.model_copy(update={"gates": report})
     extras = Extras(seen, predictions, judged, demands)
     if suite:

@@ -58,9 +58,10 @@ def about_run(
 ) -> dict[str, Any]:
     """What was evaluated and how, for scorecard.json."""
     from mlx_medlora import __version__
-    from mlx_medlora.evaluation.adapters import DIGEST, FINGERPRINTS, digest
+    from mlx_medlora.evaluation.adapters import DIGEST, FINGERPRINTS, MARKS, digest
     from mlx_medlora.gemma.fingerprint import fingerprint, source_fingerprint
     from mlx_medlora.gemma.hub import resolve
+    from mlx_medlora.gemma.manifest import trained_on
     from mlx_medlora.training.record import versions
 
     place = resolve(model)
@@ -68,6 +69,7 @@ def about_run(
     return {
         "model": model,
         **told,
+        MARKS: [mark.model_dump(mode="json") for mark in trained_on(place)],
         "adapter": None if adapter is None else str(adapter),
         DIGEST: None if adapter is None else digest(adapter),
         "data": str(data),

@@ -13,6 +13,7 @@ from mlx_medlora.cli.output import out
 if TYPE_CHECKING:
     from mlx_medlora.evaluation.results import Comparison
     from mlx_medlora.evaluation.runs import Run
+    from mlx_medlora.marks import DataSource
 
 EXAMPLES = examples(
     "mlx-medlora report runs/mine",
@@ -138,12 +139,10 @@ def model_card(
 
 def _card_of(adapter: Path | None, run: Run) -> str:
     """The card without figures: of an adapter of this toolkit or of PEFT, or of a model without one."""
-    from mlx_medlora.gemma.manifest import trained_on
     from mlx_medlora.lora.model_card import base_card, model_card
     from mlx_medlora.lora.provenance import Provenance
 
-    model, place = str(run.scorecard.about.get("model", "unknown")), run.place("model")
-    marks = () if place is None or not place.is_dir() else trained_on(place)
+    model, marks = str(run.scorecard.about.get("model", "unknown")), _marks(run)
     if adapter is None:
         return base_card(model, Provenance(contains=(), others=marks))
     from mlx_medlora.errors import InputError
@@ -162,3 +161,19 @@ def _card_of(adapter: Path | None, run: Run) -> str:
     from mlx_medlora.lora.provenance import read_provenance
 
     return model_card(adapter, read_adapter_config(adapter), read_provenance(adapter).beside(marks))
+
+
+def _marks(run: Run) -> tuple[DataSource, ...]:
+    """Of what data the model's own weights were trained on: as `eval` found it, older runs as it is now."""
+    from mlx_medlora.evaluation.adapters import MARKS
+    from mlx_medlora.evaluation.runs import SCORECARD
+    from mlx_medlora.gemma.manifest import trained_on
+    from mlx_medlora.marks import sources_in
+
+    if MARKS in run.scorecard.about:
+        return sources_in(run.scorecard.about, MARKS, run.directory / SCORECARD)
+    place = run.place("model")
+    if place is not None and place.is_dir():
+        return trained_on(place)
+    out.warning("whether the model's own weights were trained on credentialed data could not be looked up")
+    return ()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 from types import FrameType, TracebackType
 from typing import Any
 
 from mlx_medlora.errors import MedloraError
-
-TAKEN = (signal.SIGINT, signal.SIGTERM)
+from mlx_medlora.handlers import handled
 
 
 class Signals:
@@ -30,12 +28,9 @@ class Signals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Signals:
-        if threading.current_thread() is threading.main_thread():
-            before = {number: signal.getsignal(number) for number in TAKEN}
-            left = (signal.SIG_IGN, None)  # None: not set from Python, and so not to be given back
-            self._before = {number: handler for number, handler in before.items() if handler not in left}
-            for number in self._before:
-                signal.signal(number, self._heard)
+        self._before = handled()
+        for number in self._before:
+            signal.signal(number, self._heard)
         return self
 
     def __exit__(
@@ -45,8 +40,8 @@ class Signals:
         trace: TracebackType | None,
     ) -> None:
         self.ended = True
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        for number in reversed(self._before):  # Ctrl-C last: its handler may raise
+            signal.signal(number, self._before[number])
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self.ended or (number == signal.SIGTERM and _ours_is_on_its_way()):
@@ -54,8 +49,15 @@ class Signals:
         raise KeyboardInterrupt
 
 
+def end_without_a_word() -> None:
+    """From here on Ctrl-C ends the process without a traceback: while Python closes."""
+    if signal.SIGINT in handled():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _ours_is_on_its_way() -> bool:
-    error = sys.exc_info()[1]
-    while error is not None and not isinstance(error, MedloraError):
+    error, seen = sys.exc_info()[1], set[int]()
+    while error is not None and id(error) not in seen and not isinstance(error, MedloraError):
+        seen.add(id(error))
         error = error.__context__
-    return error is not None
+    return isinstance(error, MedloraError)

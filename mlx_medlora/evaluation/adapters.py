@@ -16,6 +16,7 @@ FINGERPRINTS = (
     "fingerprint",
     "source_fingerprint",
 )  # own, and of what it was converted from
+MARKS = "model_trained_on"  # of what data the model's own weights were trained on
 RECORDS = (("run.json", "data"), ("training_data.json", "splits"))  # file, and its key of the data
 MANIFEST = "mlx_medlora.json"  # of a model
 TRAINED = "the adapter was trained on these very cases: the figures say nothing of new ones"

@@ -86,7 +86,7 @@ def trained_on(directory: Path) -> tuple[DataSource, ...]:
 def _read(directory: Path) -> dict[str, Any]:
     """The manifest; empty where there is none. Raises InputError for one that is no object."""
     path = directory / MANIFEST
-    manifest = read_json(path) if path.exists() else {}
+    manifest = read_json(path) if path.exists() or path.is_symlink() else {}
     if not isinstance(manifest, dict):
         raise InputError("expected a JSON object", path=path, line=1)
     return manifest

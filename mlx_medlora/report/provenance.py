@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlx_medlora.evaluation.adapters import MARKS
 from mlx_medlora.report.sources import Evidence, Options
 from mlx_medlora.report.words import last_part, number, title
 
@@ -11,6 +12,8 @@ from mlx_medlora.report.words import last_part, number, title
 def settings(evidence: Evidence, options: Options) -> list[tuple[str, list[tuple[str, str]]]]:
     """(heading, rows) of how the figures came about. Directories are left out: only names are shown."""
     about = {key: value for key, value in evidence.about.items() if key not in ("note", "versions")}
+    if options.redact or not about.get(MARKS):
+        about.pop(MARKS, None)
     if options.redact:
         about.pop("data", None)
     record = evidence.beside.record

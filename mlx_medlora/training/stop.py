@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from mlx_medlora.handlers import ENDING, handled
+
 STATUS = 130
 _FIRST = "\nStopping: this update is finished and saved first. Ctrl-C again stops at once.\n"
 _FIRST_BEFORE = "\nStopping.\n"
 _SECOND = "\nStopped at once; the last checkpoint is whole, and --resume continues from it.\n"
 _SECOND_BEFORE = "\nStopped at once.\n"
+_PATIENCE = 5.0  # seconds
 _SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -28,7 +30,7 @@ class Stop:
 
     A second signal of the same kind ends the process from a thread of its own, also while the main thread
     computes and no Python runs. Of the same kind, since mlx.launch sends SIGTERM to ranks that are already
-    ending after Ctrl-C. Outside the main thread nothing is caught.
+    ending after Ctrl-C. What the parent process ignores is not caught, nor anything outside the main thread.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -40,13 +42,17 @@ class Stop:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
+        before = handled()
+        if before:
             self._ear, mouth = socket.socketpair()
             mouth.setblocking(False)
             self._mouth = mouth
             self._wakeup = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
-            self._before = {number: signal.signal(number, self._heard) for number in SIGNALS}
-            threading.Thread(target=self._listen, daemon=True).start()
+            self._before = before
+            for number in before:
+                signal.signal(number, self._heard)
+            self._listener = threading.Thread(target=self._listen, daemon=True)
+            self._listener.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -55,6 +61,7 @@ class Stop:
                 signal.signal(number, handler)
             signal.set_wakeup_fd(self._wakeup)
             self._mouth.close()
+            self._listener.join(_PATIENCE)  # what it has to say comes before what ended the run
             self._before = {}
 
     @contextmanager
@@ -80,7 +87,7 @@ class Stop:
         with self._ear as ear:
             while found := ear.recv(1):
                 number = found[0]
-                if number not in SIGNALS:
+                if number not in ENDING:
                     continue
                 if number in seen:
                     _say(_SECOND if self.has_updates else _SECOND_BEFORE)

@@ -204,6 +204,34 @@ def test_terminate_does_not_replace_an_error_of_ours_that_is_on_its_way(
     assert capsys.readouterr().err == said
 
 
+@pytest.mark.parametrize(
+    ("handler", "after"),
+    [
+        (signal.default_int_handler, signal.SIG_DFL),
+        (signal.SIG_IGN, signal.SIG_IGN),
+    ],
+)
+def test_while_python_closes_ctrl_c_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, heard: list[int], handler: Any, after: Any
+) -> None:
+    """And is ignored where the parent process ignores it, as a script does for what it starts with `&`."""
+    signal.signal(signal.SIGINT, handler)
+    monkeypatch.setattr(sys, "argv", ["mlx-medlora", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        app_module.main()
+    assert (ended.value.code, signal.getsignal(signal.SIGINT)) == (0, after)
+
+
+def test_ctrl_c_before_a_command_begins_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app_module, "run", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        app_module.main()
+    assert ended.value.code == 130
+
+
 def test_terminate_ends_a_command_as_ctrl_c_does(tmp_path: Path) -> None:
     """With nothing half-written left: what is under way is removed."""
     command = [sys.executable, "-m", "mlx_medlora.cli.app", "prepare", "--phantoms", "4000"]

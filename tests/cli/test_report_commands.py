@@ -149,10 +149,30 @@ def test_the_card_names_credentialed_data_within_the_model(
     if answered != "fused":
         arguments += ["--adapter", ROOT / "adapters" / "reference-peft", "--no-forgetting"]
     assert call("eval", *arguments)[0] == 0
+    model.rename(tmp_path / "elsewhere")  # what it was stands in the run
     assert call("model-card", tmp_path / "run", "--output", tmp_path / "README.md")[0] == 0
     text = (tmp_path / "README.md").read_text()
     assert "**Credentialed data**: this was trained on credentialed data (MIMIC-CXR, terms: " in text
     assert text.index("## Training data") < text.index("## Evaluation")
+
+
+def test_an_older_run_is_looked_up_or_warned_of(place: list[str | Path], tmp_path: Path, call: Call) -> None:
+    model = shutil.copytree(ROOT / "mlx_medlora" / "assets" / "tiny-medgemma", tmp_path / "fused")
+    run, card = tmp_path / "run", tmp_path / "README.md"
+    assert call("eval", "--model", model, *place[2:], "--no-report", "--output", run)[0] == 0
+    found = json.loads((run / "scorecard.json").read_text())
+    assert found["about"].pop("model_trained_on") == []
+    (run / "scorecard.json").write_text(json.dumps(found))
+    mark = {"name": "MIMIC-CXR", "credentialed": True, "terms": None}
+    (model / "mlx_medlora.json").write_text(json.dumps({"adapter": {"data": {"source": mark}}}))
+    assert call("model-card", run, "--output", card)[2] == ""
+    assert "**Credentialed data**" in card.read_text()
+    model.rename(tmp_path / "elsewhere")
+    assert "could not be looked up" in call("model-card", run, "--output", card)[2]
+    model.mkdir()
+    (model / "mlx_medlora.json").symlink_to("gone")
+    status, _, said = call("model-card", run, "--output", card)
+    assert (status, "mlx_medlora.json: no such file" in said) == (2, True), said
 
 
 def test_the_adapter_is_told_by_its_weights(

@@ -21,10 +21,11 @@ def marks(manifest: Path) -> list[dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def fused(credentialed: Path) -> Path:
+def fused(credentialed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model with the marked adapter in it."""
-    do("fuse", *TINY, "--adapter", credentialed / "adapter", "--output", credentialed / "fused")
-    return credentialed / "fused"
+    output = tmp_path_factory.mktemp("fused") / "model"
+    do("fuse", *TINY, "--adapter", credentialed / "adapter", "--output", output)
+    return output
 
 
 @pytest.fixture(scope="module")
