@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mlx_medlora.cases.rows import read_jsonl
 from mlx_medlora.errors import InputError
+from mlx_medlora.evaluation.results.measures import ShareInterval
 from mlx_medlora.files import read_json
 from mlx_medlora.settings import describe
 
@@ -25,7 +26,7 @@ class Point(BaseModel):
     train_loss: float | None = None
     val_loss: float | None = None
     val_accuracy: float | None = Field(None, ge=0, le=1)
-    val_accuracy_interval: tuple[float, float] | None = None
+    val_accuracy_interval: ShareInterval | None = None
 
 
 @dataclass(frozen=True)

@@ -7,33 +7,17 @@ from __future__ import annotations
 
 from mlx_medlora.evaluation.meanings import RATES
 from mlx_medlora.evaluation.results.measures import Interval
+from mlx_medlora.percent import between, percent
 
 # Figures that are no share of anything, and so no percentage.
 NO_SHARES = (*RATES, "brier", "ece", "log_loss", "kl", "loss_change")
-_EXACT = 1e-9  # bounds that were computed as 1 can come out a last bit below it
-
-
-def places(value: float) -> str:
-    """0.9 -> `90.0`; `0.0` and `100.0` of exactly 0 and 1 alone, else `< 0.1` and `> 99.9`."""
-    text = f"{100 * value:.1f}"
-    if text in ("0.0", "-0.0"):
-        return "0.0" if abs(value) < _EXACT else "< 0.1" if value > 0 else "> -0.1"
-    if text == "100.0" and abs(value - 1) >= _EXACT:
-        return "> 99.9" if value < 1 else text
-    return text
-
-
-def percent(value: float) -> str:
-    """0.9 -> `90.0 %`."""
-    return f"{places(value)} %"
 
 
 def bounds(interval: Interval, *, share: bool = True) -> str:
     """(0.812, 0.95) -> `81.2-95.0`, or `0.812 to 0.950` of what is no share."""
     if not share:
         return f"{interval[0]:.3f} to {interval[1]:.3f}"
-    low, high = (places(bound) for bound in interval)
-    return f"{low} to {high}" if "<" in low + high or ">" in low + high else f"{low}-{high}"
+    return between(interval)
 
 
 def amount(value: float, *, share: bool = True) -> str:

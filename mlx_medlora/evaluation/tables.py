@@ -17,8 +17,9 @@ from mlx_medlora.evaluation.results import (
     Scorecard,
     Scores,
 )
-from mlx_medlora.evaluation.shown import NO_SHARES, bounds, places, ranged
-from mlx_medlora.evaluation.shown import percent as shown_percent
+from mlx_medlora.evaluation.shown import NO_SHARES, bounds, ranged
+from mlx_medlora.percent import percent as shown_percent
+from mlx_medlora.percent import places
 
 MORE = ("balanced_accuracy", "ppv", "npv", "f1", "mcc", "auroc", "auprc")
 

@@ -173,12 +173,10 @@ def card_of(made: Made, about: Provenance, figures: dict[str, str]) -> str:
         _HEAD + _TEMPLATE + _LICENCE,
         base=made.base,
         library="peft",
-        heading=f"LoRA adapter for {made.base}",
+        heading=f"LoRA adapter for {shown(made.base)}",
         made=made,
         data=about.splits,
-        source=about.source,
-        others=about.others,
-        warning=about.warning,
+        **_marks(about),
         contains=about.contains,
         figures=figures,
     )
@@ -195,9 +193,8 @@ def base_card(model: str, about: Provenance = Provenance(contains=())) -> str:
         f"{_HEAD}{marks}\n{_LICENCE}",
         base=name,
         library="mlx",
-        heading=name,
-        sources=about.sources,
-        warning=about.warning,
+        heading=shown(name),
+        **_marks(about),
     )
 
 
@@ -222,7 +219,31 @@ def _figures(run: dict[str, Any]) -> dict[str, str]:
     }
     numbers = {label: run.get(key) for key, label in labels.items()}
     told = {label: f"{value:.4g}" for label, value in numbers.items() if isinstance(value, (int, float))}
-    match run.get("val_accuracy_interval"):
-        case [int() | float() as low, int() | float() as high] if "accuracy" in told:
-            told["accuracy"] += f" (95 % interval {low:.4g} to {high:.4g})"
+    if "accuracy" in told:
+        told["accuracy"] += _interval(run.get("val_accuracy_interval"))
     return told
+
+
+def _interval(found: Any) -> str:
+    match found:
+        case [int() | float() as low, int() | float() as high] if 0 <= low <= high <= 1:
+            return f" (95 % interval {low:.4g} to {high:.4g})"
+    return ""
+
+
+def shown(text: str, longest: int = 200) -> str:
+    """On one line, cut, and no markup: for what a card repeats of others' files."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+    cut = line if len(line) <= longest else f"{line[: longest - 3]}..."
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", cut)
+
+
+def _marks(about: Provenance) -> dict[str, Any]:
+    """The marks' words, which are others', without markup; none is cut."""
+    whole = 1_000_000
+    return {
+        "source": about.source and shown(str(about.source), whole),
+        "others": [shown(str(mark), whole) for mark in about.others],
+        "sources": [shown(str(mark), whole) for mark in about.sources],
+        "warning": about.warning and shown(about.warning, whole),
+    }

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mlx_medlora.gemma.tensorfiles import read_header
 from mlx_medlora.lora.adapter import CONFIG
-from mlx_medlora.lora.model_card import Made, card_of, form_of
+from mlx_medlora.lora.model_card import Made, card_of, form_of, shown
 from mlx_medlora.lora.peft import weights_file
 from mlx_medlora.lora.peft_config import PeftConfig, read_peft_config
 from mlx_medlora.lora.provenance import RUN, TRAINING_DATA, Provenance, read_provenance
@@ -30,13 +30,13 @@ def peft_card(directory: Path, model: str, base: Sequence[DataSource] = ()) -> s
     made = Made(
         base=_base(config.base_model_name_or_path or model),
         layers=sum(name.endswith((".lora_A.weight", ".lora_A.default.weight")) for name in header),
-        target=_shown(_targets(config)),
+        target=shown(_targets(config)),
         rank=_with_patterns(config),
         alpha=config.lora_alpha,
         dropout=config.lora_dropout,
         form=form_of(dora=config.use_dora, rslora=config.use_rslora),
-        saved=_shown(", ".join(config.modules_to_save or ())),
-        writer=_shown(f"PEFT {extra.get('peft_version', '')}".strip()),
+        saved=shown(", ".join(config.modules_to_save or ())),
+        writer=shown(f"PEFT {extra.get('peft_version', '')}".strip()),
     )
     recorded = any((directory / name).exists() for name in (RUN, TRAINING_DATA))
     about = read_provenance(directory) if recorded else Provenance(contains=())
@@ -61,10 +61,3 @@ def _targets(config: PeftConfig) -> str:
 def _with_patterns(config: PeftConfig) -> str:
     several = len({*config.rank_pattern, *config.alpha_pattern})
     return f"{config.r} ({several} patterns of layers have their own)" if several else str(config.r)
-
-
-def _shown(text: str) -> str:
-    """On one line, cut, and no markup."""
-    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
-    cut = line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
-    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", cut)

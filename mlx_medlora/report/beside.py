@@ -13,6 +13,7 @@ from mlx_medlora.cases.rows import read_jsonl
 from mlx_medlora.errors import InputError
 from mlx_medlora.evaluation.adapters import FINGERPRINTS, adapter_of, record_of, record_of_model
 from mlx_medlora.evaluation.results import Heatmaps, Measure
+from mlx_medlora.evaluation.results.measures import ShareInterval
 from mlx_medlora.evaluation.runs import HEATMAPS, Run
 from mlx_medlora.files import read_json
 from mlx_medlora.report.words import last_part
@@ -122,7 +123,7 @@ class Point(_Open):
     train_loss: float | None = None
     val_loss: float | None = None
     val_accuracy: float | None = None
-    val_accuracy_interval: tuple[float, float] | None = None
+    val_accuracy_interval: ShareInterval | None = None
     best: bool = False
 
 

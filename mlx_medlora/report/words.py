@@ -8,7 +8,8 @@ from pathlib import PurePosixPath, PureWindowsPath
 
 from mlx_medlora.evaluation.results import GateResult, Measure
 from mlx_medlora.evaluation.results.measures import Interval
-from mlx_medlora.evaluation.shown import NO_SHARES, places
+from mlx_medlora.evaluation.shown import NO_SHARES
+from mlx_medlora.percent import places
 
 RATES = NO_SHARES
 ABSENT = "n/a"  # a figure that cannot be had; its reason stands beside

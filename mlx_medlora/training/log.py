@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from mlx_medlora.errors import InputError
 from mlx_medlora.features.report import FeatureUse
 from mlx_medlora.files import private_opener, sync_path
+from mlx_medlora.percent import between, percent
 from mlx_medlora.training.events import Epoch, Event, Features, Notice, Plan, Resumed, States, Step
 
 METRICS = "metrics.jsonl"
@@ -172,7 +172,7 @@ def summary(epoch: Epoch) -> str:
     return f"{title}: {', '.join(parts) or 'nothing measured'}"
 
 
-def accuracy(share: float, interval: Sequence[float] | None) -> str:
+def accuracy(share: float, interval: tuple[float, float] | None) -> str:
     """`accuracy 87.5 % (64.0-96.5)`: the interval holds 95 %."""
-    bounds = "" if interval is None else f" ({100 * interval[0]:.1f}-{100 * interval[1]:.1f})"
-    return f"accuracy {100 * share:.1f} %{bounds}"
+    bounds = "" if interval is None else f" ({between(interval)})"
+    return f"accuracy {percent(share)}{bounds}"

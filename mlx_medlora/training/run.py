@@ -108,8 +108,8 @@ def run_training(
     in `.NAME.run`, and with `resume` goes on there, to the same bytes. `resume_anyway` names what may have
     changed since: settings, model, data, tokenizer, processor. `features` says where image features are
     kept, in `data`/.features by default; it changes nothing of the adapter. `validate` gives the validation
-    accuracy each epoch, where there is a val split; `listeners` hear each event; `again` is the command that
-    continues, for messages; `confirm` is asked before hidden states are kept.
+    accuracy each epoch, an `Accuracy`, where there is a val split; `listeners` hear each event; `again` is
+    the command that continues, for messages; `confirm` is asked before hidden states are kept.
     Where several ranks train together all call this; the first writes and is heard.
     Raises InputError for wrong input (before anything is written), MedloraError where training fails,
     Interrupted after Ctrl-C or SIGTERM, its state then saved.

@@ -216,7 +216,7 @@ class Trainer:
             self.save("best")
             self.outcome.best_epoch, self.outcome.at_best = epoch, True
         seconds = perf_counter() - start
-        share, interval = accuracy or (None, None)
+        share, interval = (None, None) if accuracy is None else accuracy
         report = Epoch(epoch, train_loss, loss, _perplexity(loss), share, best, seconds, interval)
         self.outcome.epochs.append(report)
         self._tell(report)

@@ -198,6 +198,7 @@ def test_curves_are_read_from_the_adapter_directory(tmp_path: Path) -> None:
             "train_loss": 1.5,
             "val_loss": 1.0,
             "val_accuracy": 0.75,
+            "val_accuracy_interval": [0.5, 0.9],
             "best": True,
         },
     ]
@@ -205,13 +206,17 @@ def test_curves_are_read_from_the_adapter_directory(tmp_path: Path) -> None:
     found = read_curves(write_run(tmp_path / "a", rows, record))
     assert found is not None
     assert found == Curves(
-        (Point(epoch=1, train_loss=1.5, val_loss=1.0, val_accuracy=0.75),),
+        (Point(epoch=1, train_loss=1.5, val_loss=1.0, val_accuracy=0.75, val_accuracy_interval=(0.5, 0.9)),),
         Point(epoch=0, val_loss=2.0, val_accuracy=0.5),
         30,
         300,
         replayed=True,
         settings={"lr": 1e-3},
     )
+    for number, wrong in enumerate(([0.9, 0.5], [-5, 7], [0.5], "ab")):
+        damaged = [rows[0], rows[2] | {"val_accuracy_interval": wrong}]
+        with pytest.raises(InputError, match=r"metrics.jsonl:2: val_accuracy_interval"):
+            read_curves(write_run(tmp_path / f"damaged-{number}", damaged, record))
     alone = read_curves(write_run(tmp_path / "b", rows, None))
     assert alone is not None
     assert alone.cases is None

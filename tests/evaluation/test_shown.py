@@ -6,8 +6,9 @@ import pytest
 
 from mlx_medlora.evaluation.metrics import score
 from mlx_medlora.evaluation.results import Prediction
-from mlx_medlora.evaluation.shown import bounds, percent, places, ranged
+from mlx_medlora.evaluation.shown import bounds, ranged
 from mlx_medlora.evaluation.tables import calibration_line, figure, scorecard_table
+from mlx_medlora.percent import percent, places
 from mlx_medlora.report import words
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from mlx_medlora.evaluation.runs import read_run
 from mlx_medlora.lora.adapter import read_adapter_config
 from mlx_medlora.lora.model_card import base_card, model_card
 from mlx_medlora.lora.peft_card import peft_card
-from mlx_medlora.lora.provenance import read_provenance
+from mlx_medlora.lora.provenance import Provenance, read_provenance
+from mlx_medlora.marks import DataSource
 from mlx_medlora.report.model_card import HEADING, with_evidence
 from mlx_medlora.report.sources import without_cases
 
@@ -130,6 +132,32 @@ def test_the_card_of_a_peft_adapter(tmp_path: Path) -> None:
     run = usual(tmp_path, adapter=str(adapter))
     whole = ModelCard(with_evidence(text, without_cases(read_run(run))), ignore_metadata_errors=False)
     assert whole.data.eval_results
+
+
+def test_a_mark_and_a_name_are_no_markup() -> None:
+    mark = DataSource(name="<img src=x> **free to use** | [a](javascript:x)", credentialed=True)
+    text = base_card("m\n# Validated", Provenance(contains=(), others=(mark,)))
+    body = text.split("---", 2)[2]
+    assert [line for line in body.splitlines() if line.startswith("# ")] == ["# m \\# Validated"]
+    plain = re.sub(r"\\.", "", body)  # without what is escaped
+    for wrong in ("<img", "**free", "| [", "[a"):
+        assert wrong not in plain
+    assert body.count("free to use") == 2  # as what it was trained on, and in the warning
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ([0.5, 0.9], "| accuracy | 0.75 (95 % interval 0.5 to 0.9) |"),
+        *((wrong, "| accuracy | 0.75 |") for wrong in (None, [0.9, 0.5], [-5, 7], [1], "ab", [None, 1])),
+    ],
+)
+def test_an_interval_that_is_none_is_left_out(tmp_path: Path, interval: object, said: str) -> None:
+    adapter = Path(shutil.copytree(ROOT / "adapters" / "reference", tmp_path / "adapter"))
+    found = json.loads((adapter / "run.json").read_text())
+    found |= {"val_accuracy": 0.75, "val_accuracy_interval": interval}
+    (adapter / "run.json").write_text(json.dumps(found))
+    assert said in model_card(adapter, read_adapter_config(adapter), read_provenance(adapter))
 
 
 @pytest.mark.parametrize("name", ["null", "12", "a: b", 'x"y', "- z", "google/medgemma-4b-it", "Yes"])

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from mlx_medlora.errors import InputError
 from mlx_medlora.training.events import Epoch, Event, Features, Plan, Resumed, Step
-from mlx_medlora.training.log import MetricsFile, ProgressBar
+from mlx_medlora.training.log import MetricsFile, ProgressBar, accuracy
 
 PLAN = Plan(rows=16, validation_rows=8, epochs=3, steps=12, trainable=12_345)
 STEP = Step(3, 1, 0.4567, 1e-4, 2.5, 30, 4, 1.25, 60.0, 3 * 2**30)
@@ -86,6 +86,20 @@ def test_without_a_terminal_a_line_for_each_epoch() -> None:
         "epoch 1: train loss 0.5000, validation loss 0.2500, perplexity 1.284, accuracy 87.5 % (52.9-97.8), "
         "best so far",
     ]
+
+
+@pytest.mark.parametrize(
+    ("share", "interval", "text"),
+    [
+        (0.9996, (0.9991, 0.99999), "accuracy > 99.9 % (99.9 to > 99.9)"),
+        (0.0, (0.0, 0.2), "accuracy 0.0 % (0.0-20.0)"),
+        (1.0, None, "accuracy 100.0 %"),
+    ],
+)
+def test_no_rounding_says_that_everything_was_right(
+    share: float, interval: tuple[float, float] | None, text: str
+) -> None:
+    assert accuracy(share, interval) == text
 
 
 def test_no_validation_is_said() -> None:

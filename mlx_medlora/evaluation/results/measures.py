@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import AfterValidator
+
 from mlx_medlora.settings import StrictModel
 
 Interval = tuple[float, float]
+
+
+def _ordered(interval: Interval) -> Interval:
+    if not 0 <= interval[0] <= interval[1] <= 1:
+        raise ValueError("the ends of a share's interval rise between 0 and 1")
+    return interval
+
+
+# What is read of a share, from files that others may have written.
+ShareInterval = Annotated[Interval, AfterValidator(_ordered)]
 
 
 class Measure(StrictModel):
