@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
-from itertools import takewhile
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -27,6 +26,7 @@ from mlx_medlora.training.ranks import Ranks
 from mlx_medlora.training.resume import keeps_order, keeps_schedule
 from mlx_medlora.training.schedule import Course, warmup_steps
 from mlx_medlora.training.settings import TrainSettings
+from mlx_medlora.training.spoilt import gives_numbers
 from mlx_medlora.training.stop import Stop
 from mlx_medlora.training.trainer import Trainer
 from mlx_medlora.training.workplace import Workplace, newest_first, set_aside
@@ -81,8 +81,10 @@ class CheckpointKeeper:
             raise self._interrupted(trainer)
 
     def before_failure(self, trainer: Trainer) -> None:
-        """Write a checkpoint of the last good adapter, unless there is no update that would be lost."""
-        if trainer.outcome.steps:
+        """Keep the last good adapter: write a checkpoint, or go back where earlier updates have spoilt it."""
+        if trainer.spoilt:
+            self._step_back(trainer)
+        elif trainer.outcome.steps:
             self.write(trainer)
             self.ranks.any(False)  # the first rank has written when the others leave
 
@@ -92,7 +94,7 @@ class CheckpointKeeper:
 
         With several ranks, which wait for one another, validation is finished first. A failure is kept like
         that too: the epoch's updates are done, and what is missing or too large may be put right. Where the
-        loss is no number the epoch has spoilt the adapter: the run goes back to the end of the one before.
+        loss is no number the adapter is spoilt, and the run goes back to one that is not.
         """
         states = checkpoint.random_states()
         try:
@@ -104,7 +106,7 @@ class CheckpointKeeper:
             checkpoint.restore_random(states)
             self._end(trainer)
         except NotANumber:
-            self._set_epoch_aside()
+            self._step_back(trainer)
             raise
         except Exception:
             if trainer.place.epoch:
@@ -112,12 +114,21 @@ class CheckpointKeeper:
                 self.write(trainer)
             raise
 
-    def _set_epoch_aside(self) -> None:
-        """Nothing goes on any more from what was saved since the last validated epoch."""
+    def _step_back(self, trainer: Trainer) -> None:
+        """Set aside the newest checkpoints that, too, give no number; the oldest stays in any case.
+
+        Where what gives none is not known here (another rank has it), all since the last validated epoch.
+        """
         found = [] if self.work is None else newest_first(self.work.checkpoints)
-        if any(path.name == self.validated for path in found):
-            for path in takewhile(lambda path: path.name != self.validated, found):
-                set_aside(path, "spoilt")
+        for path in found[:-1]:
+            if trainer.spoilt:
+                checkpoint.restore_adapter(trainer.model, (path / WEIGHTS).read_bytes())
+                good = gives_numbers(trainer.model, trainer.spoilt, trainer.stepper.first)
+            else:
+                good = path.name == self.validated
+            if good:
+                return
+            set_aside(path, "spoilt")
 
     def _end(self, trainer: Trainer) -> None:
         self.write(trainer)

@@ -180,5 +180,5 @@ UNCHANGED = "the adapter was not changed by this update"
 def refuse_broken(what: str, value: float, where: str, kept: str = UNCHANGED) -> None:
     """Raise NotANumber where `value` is not a finite number; `kept` says what that cost."""
     if not math.isfinite(value):
-        hint = f"Lower --lr (going on then takes --resume-anyway lr), or look at these rows; {kept}."
+        hint = f"Lower --lr, or look at these rows; {kept}."
         raise NotANumber(f"the {what} is {value} at {where}", hint=hint)

@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 
 from mlx_medlora.errors import InputError, NotANumber
 from mlx_medlora.gemma.model import Base
-from mlx_medlora.training.batches import Below
+from mlx_medlora.training.batches import Batch, Below
 from mlx_medlora.training.buckets import Buckets
 from mlx_medlora.training.events import Accuracy, Epoch, Event, Listener, Plan, Step
 from mlx_medlora.training.examples import Example
@@ -26,12 +26,14 @@ from mlx_medlora.training.place import Outcome, Place
 from mlx_medlora.training.ranks import ALONE, Ranks
 from mlx_medlora.training.settings import TrainSettings
 from mlx_medlora.training.shapes import row_shapes
+from mlx_medlora.training.spoilt import is_spoilt
 from mlx_medlora.training.step import Stepper, Update, refuse_broken
 
 Kind = Literal["best", "last"]
 Save = Callable[[Kind], None]
 _KEPT = "this epoch's updates are not kept"
 _AT_START = "nothing was trained yet"
+_SPOILT = "Lower --lr: updates have spoilt the adapter, without it these rows give numbers."
 Validate = Callable[[Base], Accuracy | None]
 
 
@@ -45,7 +47,7 @@ class Keeper(Protocol):
         """Hear that an epoch is done and validated."""
 
     def before_failure(self, trainer: Trainer) -> None:
-        """Hear that an update is refused, on all ranks at once; all is as it was before it."""
+        """Hear that an update is refused, on all ranks at once; all is as it was before it, or `spoilt`."""
 
     def validating(self, trainer: Trainer) -> AbstractContextManager[None]:
         """A context around each validation, which changes nothing in the state and, failing, keeps it."""
@@ -90,6 +92,7 @@ class Trainer:
         self.settings, self.save, self.validate = settings, save, validate
         self.listeners, self.keeper, self.ranks = listeners, keeper, ranks
         self.outcome, self.place = Outcome(), Place()
+        self.spoilt: list[Batch] = []  # what gives no number because of the adapter
         batches = math.ceil(len(train) / settings.batch_size)
         self.per_epoch = math.ceil(batches / settings.accumulate)
         total, shards = self.per_epoch * settings.epochs, shards or ranks.size
@@ -164,9 +167,11 @@ class Trainer:
         try:
             done = self.stepper.update(batches, self.outcome.steps, epoch)
         except NotANumber as error:
-            if self.keeper:
-                self.keeper.before_failure(self)
-            self._name_rows(error, [example for examples in window for example in examples])
+            try:
+                self._blame(error, [example for examples in window for example in examples])
+            finally:
+                if self.keeper:
+                    self.keeper.before_failure(self)
             raise
         rows = sum(len(examples) for examples in window)
         self.outcome.steps, self.steps_done = self.outcome.steps + 1, self.steps_done + 1
@@ -181,12 +186,18 @@ class Trainer:
         general = [example for examples in window for example in examples if example.replay]
         return {"replay_rows": len(general), "replay_tokens": sum(example.targets for example in general)}
 
-    def _name_rows(self, error: NotANumber, examples: Sequence[Example]) -> None:
-        """Add to `error` those of its `examples` that alone give no number, or all where each alone does."""
+    def _blame(self, error: NotANumber, examples: Sequence[Example]) -> None:
+        """Add to `error` those of its `examples` that alone give no number, or all where each alone does.
+
+        Where they give one without the adapter, updates have spoilt it: they are `spoilt` then.
+        """
         self.model.eval()
         broken = [example for example in examples if not self.stepper.is_sound(self.feed.alone(example))]
         named = [f"{example.where} (case {example.case_id})" for example in broken or examples]
         error.message += f"; row: {', '.join(named)}" if broken else f"; among the rows {', '.join(named)}"
+        batches = [self.feed.alone(example) for example in broken]
+        if is_spoilt(self.model, batches, self.stepper.first):
+            self.spoilt, error.hint = batches, _SPOILT
 
     def _report(self, epoch: int, done: Update, rows: int) -> Step:
         elapsed = perf_counter() - self.started
@@ -245,7 +256,7 @@ class Trainer:
             refuse_broken("validation loss", nll, f"epoch {epoch}", kept=_KEPT if epoch else _AT_START)
         except NotANumber as error:
             if broken:
-                self._name_rows(error, broken)
+                self._blame(error, broken)
             raise
         return nll / tokens
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_medlora.atomic import refuse_nonempty
-from mlx_medlora.errors import Changed, InputError, Interrupted, MedloraError
+from mlx_medlora.errors import Changed, InputError, Interrupted, MedloraError, NotANumber
 from mlx_medlora.files import disk_is_full, keep_private, plain_os_errors, sync_path, sync_tree, why_full
 from mlx_medlora.training.log import TIMINGS
 
@@ -145,6 +145,8 @@ def ending(work: Workplace | None, again: str) -> Iterator[None]:
         if work is None:
             raise
         saved = f"The run is saved in {work.path}; continue with: {again}" if work.has_trained else None
+        if saved is not None and isinstance(error, NotANumber):
+            saved += " (a lower --lr takes --resume-anyway lr)"
         work.close()
         if saved is None:
             with plain_os_errors(work.output):

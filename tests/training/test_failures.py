@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
-from ongoing import SETTINGS, at, contents, interrupted, settings, steps_of, work_of
+from ongoing import SETTINGS, at, contents, ctrl_c, interrupted, settings, steps_of, work_of
 
-from mlx_medlora.errors import InputError, MedloraError, NotANumber, OutOfMemory
+from mlx_medlora.errors import InputError, Interrupted, MedloraError, NotANumber, OutOfMemory
 from mlx_medlora.training.events import Event, Resumed, Step
 from mlx_medlora.training.run import run_training
+from mlx_medlora.training.step import Stepper
 from mlx_medlora.training.trainer import Trainer
 from mlx_medlora.training.workplace import newest_first, put
 
@@ -53,20 +55,60 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     assert contents(output) == contents(tmp_path / "whole")
 
 
-def test_no_number_keeps_the_last_good_adapter(tiny_medgemma: Path, data: Path, tmp_path: Path) -> None:
-    """A rate that no adapter survives: the one before the refused update is saved, though none was due."""
-    output, steep = tmp_path / "a", settings(lr=1e30, epochs=2, batch_size=1, accumulate=1, warmup=0.0)
-    with pytest.raises(
-        NotANumber, match=r"the loss is nan at update 2, epoch 1; row: train.jsonl:\d "
-    ) as caught:
-        run_training(tiny_medgemma, data, output, steep)
-    assert "Lower --lr" in str(caught.value.hint)
+def test_no_number_of_a_row_keeps_the_adapter_before_it(
+    tiny_medgemma: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one before the refused update is saved, though none was due, and goes on to the same bytes."""
+    run_training(tiny_medgemma, data, tmp_path / "whole", SETTINGS)
+    output, plain = tmp_path / "a", Stepper.update
+
+    def refused(self: Stepper, window: Any, step: int, epoch: int) -> Any:
+        if step == 1:
+            raise NotANumber("the loss is nan")
+        return plain(self, window, step, epoch)
+
+    monkeypatch.setattr(Stepper, "update", refused)
+    with pytest.raises(NotANumber, match=r"the loss is nan; among the rows train.jsonl:\d "):
+        run_training(tiny_medgemma, data, output, SETTINGS)
     assert steps_of(output) == ["step-000000", "step-000001"]
-    kept = load(work_of(output) / "checkpoints" / "step-000001" / "adapters.safetensors")
-    assert all(mx.isfinite(array).all() for array in kept.values())
-    calm = steep.model_copy(update={"lr": 1e-3})
-    result = run_training(tiny_medgemma, data, tmp_path / "b", calm)
+    monkeypatch.undo()
+    run_training(tiny_medgemma, data, output, SETTINGS, resume=True)
+    assert contents(output) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("before", ["nothing", "updates"])
+def test_no_number_because_of_updates_goes_back_to_an_adapter_with_numbers(
+    tiny_medgemma: Path, data: Path, tmp_path: Path, before: str
+) -> None:
+    """A rate that no adapter survives: its own updates are numbers, the next loss is none."""
+    each = settings(epochs=2, batch_size=1, accumulate=1, warmup=0.0, checkpoint_every=0, schedule="constant")
+    output, steep, taken = tmp_path / "a", each.model_copy(update={"lr": 1e30}), []
+    if before == "updates":
+        with pytest.raises(Interrupted):
+            run_training(tiny_medgemma, data, output, each, listeners=[at(Step, 3, ctrl_c)])
+        taken = ["lr"]
+    with pytest.raises(
+        NotANumber, match=r"the loss is nan at update \d, epoch 1; row: train.jsonl:\d "
+    ) as caught:
+        run_training(
+            tiny_medgemma,
+            data,
+            output,
+            steep,
+            resume=before == "updates",
+            resume_anyway=taken,
+            again="x --resume",
+        )
+    assert "updates have spoilt the adapter, without it these rows give numbers" in str(caught.value.hint)
+    if before == "nothing":
+        assert not work_of(output).exists(), "the base alone is nothing to go on from"
+        return
+    assert str(caught.value.hint).endswith("--resume (a lower --lr takes --resume-anyway lr)")
+    assert steps_of(output)[-2:] == ["step-000003", "step-000004.spoilt"]
+    result = run_training(tiny_medgemma, data, output, each, resume=True)
     assert result.record.updates == 10
+    run_training(tiny_medgemma, data, tmp_path / "whole", each)
+    assert contents(output) == contents(tmp_path / "whole")
 
 
 def test_no_number_in_validation_is_said_with_its_rows(
@@ -76,7 +118,7 @@ def test_no_number_in_validation_is_said_with_its_rows(
     output, steep = tmp_path / "a", settings(lr=1e30, epochs=2, batch_size=8, accumulate=1, warmup=0.0)
     with pytest.raises(NotANumber, match=r"the validation loss is nan at epoch 1; row: val.jsonl:") as caught:
         run_training(tiny_medgemma, data, output, steep)
-    assert "this epoch's updates are not kept" in str(caught.value.hint)
+    assert "updates have spoilt the adapter" in str(caught.value.hint)
     assert not work_of(output).exists()
 
 
