@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlx_medlora.backend import load_blas
-from mlx_medlora.network import turn_off_telemetry
+from mlx_medlora.network import turn_off_advice, turn_off_telemetry
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "load_model"]
 
 turn_off_telemetry()  # before a library reads its environment
+turn_off_advice()
 load_blas()  # before anything can import mlx.core, whose symbols are bound from then on
 
 if TYPE_CHECKING:

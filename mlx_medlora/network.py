@@ -20,6 +20,11 @@ def turn_off_telemetry() -> None:
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "1"
 
 
+def turn_off_advice() -> None:
+    """Keep transformers from saying that torch is absent, which `parity` alone needs; its user may ask."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+
 class _Network:
     """Whether this process was told to stay off the network."""
 

@@ -84,7 +84,7 @@ def test_train_here_and_use_it_in_peft(
     said(capsys, "export", adapter, exported)
     card = (exported / "README.md").read_text()
     assert "| train | 24 |" in card
-    assert "| loss |" in card
+    assert "| validation loss |" in card
 
     base = AutoModelForImageTextToText.from_pretrained(tiny_medgemma, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, exported)

@@ -122,9 +122,8 @@ def evaluate(
 ) -> None:
     """Measure a model on one split of a dataset.
 
-    Every rate with its 95 % interval, for all cases and each group, held against gates. Training losses and
-    validation accuracies have none: they choose. The default split, val, may have chosen the adapter's epoch,
-    which is then said: a claim takes --split test.
+    Every rate with its 95 % interval, for all cases and each group, held against gates. The default split,
+    val, may have chosen the adapter's epoch, which is then said: a claim takes --split test.
     Writes scorecard.json, predictions.jsonl, heatmaps.json and report.html, a page with the cases' text and
     images: keep it as you keep the dataset. With --adapter health.json too. --dependence and --occlusion add
     dependence.json, --suite adds suite.json and heatmaps/. Research tool, not a medical device.

@@ -86,7 +86,10 @@ def check_fields(by: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> No
         values = {_text(one.get(field)) for one in metadata} - {NOT_STATED}
         if field not in FIELDS and not values:
             known = ", ".join(sorted({name for one in metadata for name in one}))
-            raise InputError(f"no case has the metadata field {field!r}", hint=f"Their fields: {known}.")
+            more = " Several are given as --by A --by B." if "," in field else ""
+            raise InputError(
+                f"no case has the metadata field {field!r}", hint=f"Their fields: {known}.{more}"
+            )
         if len(values) > MOST_GROUPS:
             raise InputError(
                 f"the metadata field {field!r} has {len(values)} values, more than {MOST_GROUPS}",

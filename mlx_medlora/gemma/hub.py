@@ -149,7 +149,7 @@ def _not_cached(repo: str, offline: bool) -> MedloraError:
         )
     return MedloraError(
         f"the hub could not be reached for {repo}, and it is not completely in the cache",
-        hint="Check the network and run again, or give a local directory.",
+        hint=f"There is no directory {repo} here: check its path if it is one, and else the network.",
     )
 
 

@@ -14,6 +14,7 @@ from mlx_medlora import __version__
 from mlx_medlora.files import read_json
 from mlx_medlora.lora.adapter import AdapterConfig
 from mlx_medlora.lora.provenance import RUN, Provenance
+from mlx_medlora.percent import between, percent
 
 CARD = "README.md"
 _YAML_WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
@@ -80,7 +81,7 @@ What of the data this directory holds:
 - Not known: another tool made the adapter.
 {%- endfor %}
 
-## Figures on the validation split
+## Figures of training
 
 {% if figures -%}
 | figure | value |
@@ -89,8 +90,8 @@ What of the data this directory holds:
 | {{ name }} | {{ value }} |
 {%- endfor %}
 
-These choose an epoch; they are no evidence of clinical use. Held-out figures, with their intervals, come
-from `mlx-medlora eval`.
+{% if chose %}The validation cases chose the epoch; they{% else %}They{% endif %} are no evidence of
+clinical use. Held-out figures, with their intervals, come from `mlx-medlora eval`.
 {%- else -%}
 Not recorded.
 {%- endif %}
@@ -158,7 +159,7 @@ def model_card(adapter: Path, config: AdapterConfig, about: Provenance) -> str:
         saved=", ".join(config.save_modules),
         writer=f"mlx-medlora {__version__}",
     )
-    return card_of(made, about, _figures(run))
+    return card_of(made, about, _figures(run), chose=run.get("best_by") == "validation loss")
 
 
 def form_of(*, dora: bool, rslora: bool) -> str:
@@ -167,8 +168,11 @@ def form_of(*, dora: bool, rslora: bool) -> str:
     return f"rank-stabilised {kind}" if rslora else kind
 
 
-def card_of(made: Made, about: Provenance, figures: dict[str, str]) -> str:
-    """The model card of an adapter so made, of this data, with the figures that training gave."""
+def card_of(made: Made, about: Provenance, figures: dict[str, str], *, chose: bool = False) -> str:
+    """The model card of an adapter so made, of this data, with the figures that training gave.
+
+    `chose`: whether the validation cases, which these figures are of, chose the epoch.
+    """
     return _rendered(
         _HEAD + _TEMPLATE + _LICENCE,
         base=made.base,
@@ -179,6 +183,7 @@ def card_of(made: Made, about: Provenance, figures: dict[str, str]) -> str:
         **_marks(about),
         contains=about.contains,
         figures=figures,
+        chose=chose,
     )
 
 
@@ -212,23 +217,21 @@ def _yaml(text: str) -> str:
 
 def _figures(run: dict[str, Any]) -> dict[str, str]:
     labels = {
-        "val_loss": "loss",
-        "val_accuracy": "accuracy",
+        "val_loss": "validation loss",
+        "val_accuracy": "validation accuracy",
         "best_epoch": "best epoch",
         "updates": "updates",
     }
     numbers = {label: run.get(key) for key, label in labels.items()}
     told = {label: f"{value:.4g}" for label, value in numbers.items() if isinstance(value, (int, float))}
-    if "accuracy" in told:
-        told["accuracy"] += _interval(run.get("val_accuracy_interval"))
+    match run.get("val_accuracy"), run.get("val_accuracy_interval"):
+        case int() | float() as share, [int() | float() as low, int() | float() as high] if (
+            0 <= low <= share <= high <= 1
+        ):
+            told[labels["val_accuracy"]] = f"{percent(share)} (95 % interval {between((low, high))} %)"
+        case int() | float() as share, _ if 0 <= share <= 1:
+            told[labels["val_accuracy"]] = percent(share)
     return told
-
-
-def _interval(found: Any) -> str:
-    match found:
-        case [int() | float() as low, int() | float() as high] if 0 <= low <= high <= 1:
-            return f" (95 % interval {low:.4g} to {high:.4g})"
-    return ""
 
 
 def shown(text: str, longest: int = 200) -> str:

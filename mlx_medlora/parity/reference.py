@@ -18,7 +18,7 @@ from mlx_medlora.lora.peft_keys import module_there
 from mlx_medlora.parity.inputs import Batch
 from mlx_medlora.parity.results import Array
 
-INSTALL = "pip install 'mlx-medlora[parity]'"
+INSTALL = "pip install -c constraints.txt -e '.[parity]'"
 
 
 def require() -> None:
@@ -28,7 +28,8 @@ def require() -> None:
     absent = [name for name in ("torch", "peft") if importlib.util.find_spec(name) is None]
     if absent:
         raise InputError(
-            f"parity needs {' and '.join(absent)}, which are not installed", hint=f"Run: {INSTALL}"
+            f"parity needs {' and '.join(absent)}, which are not installed",
+            hint=f"In this project's directory: {INSTALL}",
         )
 
 

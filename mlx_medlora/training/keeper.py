@@ -77,6 +77,7 @@ class CheckpointKeeper:
     def after_epoch(self, trainer: Trainer) -> None:
         """Write a checkpoint. Raises Interrupted after a signal."""
         self.write(trainer)
+        self.stop.has_updates = True
         if self.ranks.any(self.stop.requested) and trainer.place.epoch <= self.settings.epochs:
             raise self._interrupted(trainer)
 
@@ -221,6 +222,7 @@ class CheckpointKeeper:
         known = state.course if keeps_schedule(changes) else None
         trainer.stepper.course = _continued(known, state.step, end, self.settings.warmup)
         self.seconds_before, self.peak_before = times.seconds, times.peak_memory
+        self.stop.has_updates = True
         kept = [] if self.work is None else newest_first(self.work.checkpoints)
         self.validated = next((path.name for path in kept if checkpoint.is_validated(path)), None)
         if self.work is not None and self.metrics is not None:

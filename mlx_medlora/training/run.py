@@ -188,7 +188,6 @@ def _train(
         for listener in listeners:
             listener(tell)
     with naming_what_to_lower(setup, job.settings, recompute, shards):
-        job.stop.has_updates = True
         outcome = trainer.run()
     written = record(setup, about, job.settings, outcome, trainer.plan().trainable, keeper, recompute)
     if job.work is not None:

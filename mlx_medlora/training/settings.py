@@ -86,7 +86,7 @@ class TrainSettings(LoraSettings):
     keep: int = Field(
         3,
         gt=0,
-        description="Checkpoints kept while a run is under way, the last validated one among them.",
+        description="Checkpoints kept while a run is under way; of several one is the last validated.",
     )
 
     @field_validator("grad_checkpoint", mode="before")

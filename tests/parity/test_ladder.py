@@ -280,4 +280,4 @@ def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)
     with pytest.raises(InputError, match="parity needs torch and peft, which are not installed") as caught:
         open_sides("tiny-medgemma")
-    assert "pip install 'mlx-medlora[parity]'" in (caught.value.hint or "")
+    assert "pip install -c constraints.txt -e '.[parity]'" in (caught.value.hint or "")

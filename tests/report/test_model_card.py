@@ -148,16 +148,29 @@ def test_a_mark_and_a_name_are_no_markup() -> None:
 @pytest.mark.parametrize(
     ("interval", "said"),
     [
-        ([0.5, 0.9], "| accuracy | 0.75 (95 % interval 0.5 to 0.9) |"),
-        *((wrong, "| accuracy | 0.75 |") for wrong in (None, [0.9, 0.5], [-5, 7], [1], "ab", [None, 1])),
+        ([0.5, 0.9], "| validation accuracy | 75.0 % (95 % interval 50.0-90.0 %) |"),
+        *(
+            (wrong, "| validation accuracy | 75.0 % |")
+            for wrong in (None, [0.9, 0.5], [0.1, 0.2], [-5, 7], "ab")
+        ),
     ],
 )
 def test_an_interval_that_is_none_is_left_out(tmp_path: Path, interval: object, said: str) -> None:
     adapter = Path(shutil.copytree(ROOT / "adapters" / "reference", tmp_path / "adapter"))
     found = json.loads((adapter / "run.json").read_text())
-    found |= {"val_accuracy": 0.75, "val_accuracy_interval": interval}
+    found |= {"val_accuracy": 0.75, "val_accuracy_interval": interval, "best_by": "validation loss"}
     (adapter / "run.json").write_text(json.dumps(found))
-    assert said in model_card(adapter, read_adapter_config(adapter), read_provenance(adapter))
+    card = model_card(adapter, read_adapter_config(adapter), read_provenance(adapter))
+    assert said in card
+    assert "The validation cases chose the epoch; they are no evidence of" in card
+
+
+def test_a_card_says_what_chose_the_epoch_only_where_something_did(tmp_path: Path) -> None:
+    adapter = Path(shutil.copytree(ROOT / "adapters" / "reference", tmp_path / "adapter"))
+    found = json.loads((adapter / "run.json").read_text()) | {"best_by": "there being no other"}
+    (adapter / "run.json").write_text(json.dumps(found))
+    card = model_card(adapter, read_adapter_config(adapter), read_provenance(adapter))
+    assert "chose" not in card
 
 
 @pytest.mark.parametrize("name", ["null", "12", "a: b", 'x"y', "- z", "google/medgemma-4b-it", "Yes"])
