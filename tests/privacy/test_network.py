@@ -218,3 +218,18 @@ def test_telemetry_is_off_unless_its_user_says_otherwise(given: dict[str, str], 
     environment["PYTHONPATH"] = str(ROOT)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout == f"{off}\n", done.stderr
+
+
+@pytest.mark.parametrize(("given", "said"), [({}, False), ({"TRANSFORMERS_NO_ADVISORY_WARNINGS": ""}, True)])
+def test_transformers_says_nothing_of_an_absent_torch_unless_asked(given: dict[str, str], said: bool) -> None:
+    """The base installation has no torch, and nothing but `parity` needs it."""
+    code = (
+        "import importlib.util, sys; find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
+        "import mlx_medlora, transformers"
+    )
+    name = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+    environment = {key: value for key, value in os.environ.items() if key != name} | given
+    environment["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (done.returncode, "PyTorch was not found" in done.stderr) == (0, said), done.stderr
