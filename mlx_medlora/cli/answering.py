@@ -96,10 +96,7 @@ def warn_of_seen_cases(adapter: Path | None, model: str, dataset: Dataset, split
     """Say where an adapter, also one that was fused, learned this split or had its epoch chosen by it."""
     from mlx_medlora.evaluation.adapters import UNKNOWN, caveat, record_of, record_of_model
     from mlx_medlora.gemma.hub import resolve
-    from mlx_medlora.lora.formats import detect
 
-    if adapter is not None:
-        detect(adapter)
     own = {} if adapter is None else record_of(adapter)
     for record in (own, record_of_model(resolve(model))):
         said = caveat(record, dataset.fingerprint(split), split, dataset.splits())

@@ -138,7 +138,10 @@ def evaluate(
     from mlx_medlora.evaluation.gate import CARD, judge, read_gates, require, target_of
     from mlx_medlora.evaluation.metrics import FIELDS, check_fields, score
     from mlx_medlora.evaluation.runner import Evaluation, write_evaluation
+    from mlx_medlora.lora.formats import detect
 
+    if adapter is not None:
+        detect(adapter)
     kept = feature_settings(features, features_limit, no_features)
     refuse_unwritable(output)
     checkup = Checkup(model, adapter, forgetting)

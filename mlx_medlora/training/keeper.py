@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
@@ -13,7 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_medlora.errors import Interrupted, NotANumber
+from mlx_medlora.errors import InputError, Interrupted, NotANumber
 from mlx_medlora.files import keep_private
 from mlx_medlora.lora.adapter import CONFIG, WEIGHTS, BaseModelId, save_adapter
 from mlx_medlora.lora.provenance import Provenance, write_provenance
@@ -83,11 +83,11 @@ class CheckpointKeeper:
 
     def before_failure(self, trainer: Trainer) -> None:
         """Keep the last good adapter: write a checkpoint, or go back where earlier updates have spoilt it."""
-        if trainer.spoilt:
+        if self.ranks.any(bool(trainer.spoilt)):
             self._step_back(trainer)
         elif trainer.outcome.steps:
             self.write(trainer)
-            self.ranks.any(False)  # the first rank has written when the others leave
+        self.ranks.any(False)  # the first rank is done when the others leave
 
     @contextmanager
     def validating(self, trainer: Trainer) -> Iterator[None]:
@@ -122,14 +122,16 @@ class CheckpointKeeper:
         """
         found = [] if self.work is None else newest_first(self.work.checkpoints)
         for path in found[:-1]:
-            if trainer.spoilt:
-                checkpoint.restore_adapter(trainer.model, (path / WEIGHTS).read_bytes())
-                good = gives_numbers(trainer.model, trainer.spoilt, trainer.stepper.first)
-            else:
-                good = path.name == self.validated
-            if good:
-                return
-            set_aside(path, "spoilt")
+            with suppress(InputError, OSError):  # a damaged one is found, and told, by who resumes
+                if self._is_good(path, trainer):
+                    return
+                set_aside(path, "spoilt")
+
+    def _is_good(self, path: Path, trainer: Trainer) -> bool:
+        if not trainer.spoilt:
+            return path.name == self.validated
+        checkpoint.restore_adapter(trainer.model, (path / WEIGHTS).read_bytes())
+        return gives_numbers(trainer.model, trainer.spoilt, trainer.stepper.first)
 
     def _end(self, trainer: Trainer) -> None:
         self.write(trainer)

@@ -251,6 +251,8 @@ class Trainer:
                 own_loss = float(answer_loss(self.model, batch.arrays, first=self.stepper.first))
                 nll, tokens = nll + own_loss, tokens + batch.supervised
                 broken = broken or ([] if math.isfinite(own_loss) else rows)
+            if broken:
+                break
         nll, tokens = self.ranks.total(nll, tokens)  # what is no number on one rank is none on all
         try:
             refuse_broken("validation loss", nll, f"epoch {epoch}", kept=_KEPT if epoch else _AT_START)

@@ -13,6 +13,7 @@ from ongoing import SETTINGS, at, contents, ctrl_c, interrupted, settings, steps
 
 from mlx_medlora.errors import InputError, Interrupted, MedloraError, NotANumber, OutOfMemory
 from mlx_medlora.training.events import Event, Resumed, Step
+from mlx_medlora.training.ranks import Ranks
 from mlx_medlora.training.run import run_training
 from mlx_medlora.training.step import Stepper
 from mlx_medlora.training.trainer import Trainer
@@ -109,6 +110,48 @@ def test_no_number_because_of_updates_goes_back_to_an_adapter_with_numbers(
     assert result.record.updates == 10
     run_training(tiny_medgemma, data, tmp_path / "whole", each)
     assert contents(output) == contents(tmp_path / "whole")
+
+
+def test_what_another_rank_finds_spoilt_is_not_saved_here(
+    tiny_medgemma: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All ranks do the same, also where rounding tells one of them something else."""
+    output, plain = tmp_path / "a", Stepper.update
+    spoilt: list[bool] = []
+
+    def refused(self: Stepper, window: Any, step: int, epoch: int) -> Any:
+        if step == 3:
+            spoilt.append(True)
+            raise NotANumber("the loss is nan")
+        return plain(self, window, step, epoch)
+
+    monkeypatch.setattr(Stepper, "update", refused)
+    monkeypatch.setattr(Ranks, "any", lambda self, flag: flag or bool(spoilt))
+    with pytest.raises(NotANumber):
+        run_training(tiny_medgemma, data, output, SETTINGS)
+    assert steps_of(output) == ["step-000000", "step-000002"]
+
+
+def test_a_checkpoint_that_cannot_be_read_hides_no_error(
+    tiny_medgemma: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each = settings(epochs=2, batch_size=1, accumulate=1, warmup=0.0, checkpoint_every=0)
+    output, steep = tmp_path / "a", each.model_copy(update={"lr": 1e30})
+    with pytest.raises(Interrupted):
+        run_training(tiny_medgemma, data, output, each, listeners=[at(Step, 3, ctrl_c)])
+    newest, plain = work_of(output) / "checkpoints" / "step-000004" / "adapters.safetensors", Stepper.update
+
+    def torn(self: Stepper, window: Any, step: int, epoch: int) -> Any:
+        if step == 4:
+            newest.write_bytes(b"torn")
+        return plain(self, window, step, epoch)
+
+    monkeypatch.setattr(Stepper, "update", torn)
+    with pytest.raises(NotANumber):
+        run_training(tiny_medgemma, data, output, steep, resume=True, resume_anyway=["lr"])
+    monkeypatch.undo()
+    result = run_training(tiny_medgemma, data, output, each, resume=True)
+    assert result.record.updates == 10
 
 
 def test_no_number_in_validation_is_said_with_its_rows(
