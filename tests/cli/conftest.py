@@ -12,6 +12,8 @@ from mlx_medlora.cli.app import run
 
 ROOT = Path(__file__).resolve().parents[2]
 Call = Callable[..., tuple[int, dict[str, Any], str]]
+Succeed = Callable[..., dict[str, Any]]
+Fail = Callable[..., str]
 
 
 @pytest.fixture
@@ -26,6 +28,37 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
         return status, json.loads(said.out) if said.out else {}, said.err
 
     return run_it
+
+
+@pytest.fixture
+def succeed(capsys: pytest.CaptureFixture[str]) -> Succeed:
+    """Run a command with --json: status 0, and stdout is exactly one JSON object."""
+
+    def call(*arguments: str | Path) -> dict[str, Any]:
+        status = run([*map(str, arguments), "--json"])
+        said = capsys.readouterr()
+        assert status == 0, said.err
+        value = json.loads(said.out)
+        assert isinstance(value, dict)
+        return value
+
+    return call
+
+
+@pytest.fixture
+def fail(capsys: pytest.CaptureFixture[str]) -> Fail:
+    """Run a command with --json: status 2, nothing on stdout, no traceback; returns what it said."""
+
+    def call(*arguments: str | Path) -> str:
+        status = run([*map(str, arguments), "--json"])
+        said = capsys.readouterr()
+        assert (status, said.out) == (2, "")
+        assert said.err.splitlines()[-1].startswith(("Error: ", "Hint: "))
+        assert "Traceback" not in said.err
+        assert "internal error" not in said.err
+        return said.err
+
+    return call
 
 
 @pytest.fixture
